@@ -1,0 +1,2 @@
+//! Kubernetes kinds, schemas, metadata, selectors, quantities, defaulting, validation, encodings.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Runs reconcilers: queue of keys, back-off, cache, apply writes.
+#![forbid(unsafe_code)]

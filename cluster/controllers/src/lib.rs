@@ -1,0 +1,2 @@
+//! One file per controller, each a pure reconcile.
+#![forbid(unsafe_code)]

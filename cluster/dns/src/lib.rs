@@ -1,0 +1,2 @@
+//! Cluster DNS.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! OCI image names, manifests, pull, unpack, content store.
+#![forbid(unsafe_code)]

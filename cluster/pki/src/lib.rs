@@ -1,0 +1,2 @@
+//! Cluster keys, certificates and tokens.
+#![forbid(unsafe_code)]

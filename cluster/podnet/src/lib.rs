@@ -1,0 +1,2 @@
+//! A pod's address, link and routes.
+#![forbid(unsafe_code)]

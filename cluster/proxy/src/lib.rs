@@ -1,0 +1,2 @@
+//! Services as nftables rules.
+#![forbid(unsafe_code)]

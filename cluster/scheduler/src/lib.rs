@@ -1,0 +1,2 @@
+//! place(snapshot, pod): a node or the reasons why none.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The skerry binary.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! PID 1 of the image.
+#![forbid(unsafe_code)]

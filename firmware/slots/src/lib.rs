@@ -1,0 +1,2 @@
+//! The A/B ledger as a value: what boots next, tries, cause codes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The Linux border: everything that asks the kernel.
+#![forbid(unsafe_code)]

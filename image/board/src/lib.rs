@@ -1,0 +1,2 @@
+//! Reads and checks boards/*.toml.
+#![forbid(unsafe_code)]

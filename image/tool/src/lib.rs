@@ -1,0 +1,2 @@
+//! From a board and artifacts to a bootable disk.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Boots, updates and power cuts in QEMU.
+#![forbid(unsafe_code)]

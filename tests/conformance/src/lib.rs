@@ -1,0 +1,2 @@
+//! A real process and real clients.
+#![forbid(unsafe_code)]

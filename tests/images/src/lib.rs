@@ -1,0 +1,2 @@
+//! Offline test images made from Debian packages.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The checks on the source itself.
+#![forbid(unsafe_code)]
