@@ -1,2 +1,18 @@
-//! step(pod, observed, now): what this node does for its pods.
+//! What this node does for its pods: `step(pod, observed, now) -> actions`, and the loops that carry the actions out.
+//!
+//! Start at [`run`], which `skerry` calls once and which registers the node, follows its pods and serves port 10250. What
+//! should happen next for one pod is decided in [`step`]; everything that waits lies in `run.rs` and below it.
+//!
+//! Invariants:
+//! * what runs is read from the runtime only, so a restarted kubelet adopts every pod it finds and restarts none;
+//! * the API is written only when something changed: an idle node renews its Lease and does nothing else;
+//! * a pod's object is deleted (grace 0, with its uid) only after its containers and sandbox are gone.
+//!
+//! Not here: how containers are made (`runtime`), where pods go (`scheduler`), who may connect to a Service (`proxy`).
 #![forbid(unsafe_code)]
+
+pub mod options;
+pub mod run;
+
+pub use options::{Machine, Options, Tls};
+pub use run::{KubeletError, run};
