@@ -1,2 +1,19 @@
 //! The Linux border: everything that asks the kernel.
-#![forbid(unsafe_code)]
+//!
+//! Start at the module of the thing in question: [`cgroup`], [`clock`], and below. Calls block and know no runtime, so that
+//! programs on tokio, on smol and on neither share them.
+//!
+//! Invariants:
+//! * all unsafe code of the project is in this crate, each block with the sentence that makes it sound;
+//! * an error says what was being done to which thing ([`SysError`]).
+//!
+//! Not here: what to do with any of it.
+#![allow(unsafe_code)] // Here, and nowhere else.
+
+pub mod cgroup;
+pub mod clock;
+mod error;
+pub mod net;
+
+pub use clock::SystemClock;
+pub use error::{Doing, Result, SysError};
