@@ -1,2 +1,13 @@
 //! Services as nftables rules.
+//!
+//! Start at [`plan()`]: from Services and EndpointSlices to a table that prints in nft's own syntax.
+//!
+//! Invariants:
+//! * the plan is a value; the kernel is changed in one transaction, and only when the plan has changed.
+//!
+//! Not here: nftables itself (`sys::net::nft`), pods' links and host ports (`podnet`), names (`dns`).
 #![forbid(unsafe_code)]
+
+pub mod plan;
+
+pub use plan::{TABLE, View, plan};
