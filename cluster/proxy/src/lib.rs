@@ -1,6 +1,7 @@
 //! Services as nftables rules.
 //!
-//! Start at [`plan()`]: from Services and EndpointSlices to a table that prints in nft's own syntax.
+//! Start at [`plan()`]: from Services and EndpointSlices to a table that prints in nft's own syntax. [`run()`] keeps the
+//! kernel at it.
 //!
 //! Invariants:
 //! * the plan is a value; the kernel is changed in one transaction, and only when the plan has changed.
@@ -9,5 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod plan;
+mod run;
 
 pub use plan::{TABLE, View, plan};
+pub use run::{Options, run};

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -42,9 +43,9 @@ const DROP: &str = "drop-it";
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Every Service of the cluster.
-    pub services: &'a [Service],
+    pub services: &'a [Arc<Service>],
     /// Every EndpointSlice of the cluster.
-    pub slices: &'a [EndpointSlice],
+    pub slices: &'a [Arc<EndpointSlice>],
     /// This node's name.
     pub node: &'a str,
     /// All pods of the cluster.
@@ -218,7 +219,8 @@ fn ports_of(service: &Service, view: &View<'_>) -> Vec<Port> {
         return Vec::new(); // Headless ones too: DNS alone serves them.
     }
     let external_ips = external_addresses(service);
-    let slices: Vec<&EndpointSlice> = view.slices.iter().filter(|slice| belongs(slice, service)).collect();
+    let slices: Vec<&EndpointSlice> =
+        view.slices.iter().map(Arc::as_ref).filter(|slice| belongs(slice, service)).collect();
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let external_is_local = local(&spec.external_traffic_policy);
     let make = |port: &ServicePort| -> Option<Port> {
@@ -246,7 +248,8 @@ fn external_addresses(service: &Service) -> Vec<Ipv4Addr> {
     let of_spec = service.spec.iter().flat_map(|spec| spec.external_ips.iter().flatten());
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-    let of_balancer = ingress.filter(|each| each.ip_mode.as_deref() != Some("Proxy")).filter_map(|each| each.ip.as_ref());
+    let of_balancer =
+        ingress.filter(|each| each.ip_mode.as_deref() != Some("Proxy")).filter_map(|each| each.ip.as_ref());
     addresses(of_spec.chain(of_balancer))
 }
 
@@ -303,7 +306,9 @@ fn select(
         };
         let here = |endpoint: &&Endpoint| node.is_none() || endpoint.node_name.as_deref() == node;
         for endpoint in slice.endpoints.iter().flatten().filter(here).filter(|endpoint| wanted(endpoint)) {
-            found.extend(endpoint.addresses.first().and_then(|address| address.parse().ok()).map(|address| (address, number)));
+            found.extend(
+                endpoint.addresses.first().and_then(|address| address.parse().ok()).map(|address| (address, number)),
+            );
         }
     }
     found.into_iter().collect()
@@ -329,8 +334,8 @@ mod tests {
             "addressType": "IPv4", "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
             "endpoints": endpoints.split_whitespace().map(endpoint).collect::<Vec<_>>(),
         });
-        let services = [serde_json::from_value(service).expect("a Service")];
-        let slices = [serde_json::from_value(slice).expect("an EndpointSlice")];
+        let services = [Arc::new(serde_json::from_value(service).expect("a Service"))];
+        let slices = [Arc::new(serde_json::from_value(slice).expect("an EndpointSlice"))];
         let pods = Net { address: [10, 42, 0, 0].into(), prefix: 16 };
         plan(&View { services: &services, slices: &slices, node: "a", pods }).to_string()
     }
