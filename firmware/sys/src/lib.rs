@@ -13,7 +13,15 @@
 pub mod cgroup;
 pub mod clock;
 mod error;
+pub mod fdpass;
+pub mod files;
+pub mod mounts;
+pub mod namespace;
 pub mod net;
+pub mod process;
+pub mod rights;
+pub mod spawn;
+pub mod tty;
 
 pub use clock::SystemClock;
 pub use error::{Doing, Result, SysError};

@@ -1,0 +1,375 @@
+//! Files, where the standard library stops: paths that stay inside a root, owners, nodes, attributes, locks, safe writes.
+//!
+//! Start at [`Root`] for anything that somebody else named, and at [`write_atomically`] for anything that must survive.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AtFlags, Flock, FlockArg};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, mkdirat, mknodat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+
+use crate::error::{Doing, Result};
+
+/// A folder that names are looked up in as if it were the root: neither `..` nor a link leads out of it.
+#[derive(Debug)]
+pub struct Root {
+    folder: OwnedFd,
+    path: PathBuf,
+}
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+const RESOLVE_IN_ROOT: u64 = 0x10;
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+
+/// A node of a file system that is neither file, folder nor link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// A character device with its numbers.
+    Character(u32, u32),
+    /// A block device with its numbers.
+    Block(u32, u32),
+    /// A named pipe.
+    Pipe,
+}
+
+impl Root {
+    /// The folder at `path`.
+    pub fn open(path: &Path) -> Result<Root> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = libc::O_DIRECTORY | libc::O_PATH;
+        let folder = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).doing_to("open", path)?;
+        Ok(Root { folder: folder.into(), path: path.to_owned() })
+    }
+
+    /// A folder that is open already; `name` is what errors call it.
+    pub fn from_fd(folder: OwnedFd, name: &Path) -> Root {
+        Root { folder, path: name.to_owned() }
+    }
+
+    /// Opens `name` inside with flags of `open(2)`.
+    pub fn open_at(&self, name: &Path, flags: i32, mode: u32) -> Result<File> {
+        self.open_quietly(name, flags, mode).doing(format_args!("open {} in {}", name.display(), self.path.display()))
+    }
+
+    fn open_quietly(&self, name: &Path, flags: i32, mode: u32) -> io::Result<File> {
+        let text = if name.as_os_str().is_empty() { OsStr::new(".") } else { name.as_os_str() };
+        let name = CString::new(text.as_bytes())?;
+        let mode = if flags & (libc::O_CREAT | libc::O_TMPFILE) == 0 { 0 } else { u64::from(mode) };
+        let flags = (flags | libc::O_CLOEXEC) as u64;
+        let how = OpenHow { flags, mode, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+        loop {
+            // SAFETY: a system call with a valid descriptor, a nul-ended string and an open_how of the size said.
+            let answer = unsafe {
+                libc::syscall(
+                    libc::SYS_openat2,
+                    self.folder.as_raw_fd(),
+                    name.as_ptr(),
+                    &raw const how,
+                    size_of::<OpenHow>(),
+                )
+            };
+            match answer {
+                -1 => match io::Error::last_os_error() {
+                    // A rename elsewhere came in between; the kernel asks to be asked again.
+                    again if again.raw_os_error() == Some(libc::EAGAIN) => {}
+                    error => return Err(error),
+                },
+                // SAFETY: the kernel gave us this descriptor just now, and nobody else knows it.
+                fd => return Ok(unsafe { File::from_raw_fd(fd as i32) }),
+            }
+        }
+    }
+
+    /// The folder that holds `name`, and its last part. The folder and those above it are made if they are missing.
+    pub fn parent_of(&self, name: &Path) -> Result<(File, CString)> {
+        let mut parts = plain_parts(name);
+        let refused = || io::Error::new(io::ErrorKind::InvalidInput, "the name has no last part");
+        let last = parts.pop().ok_or_else(refused).doing_to("use the name", name)?;
+        let parent = self.make_folders(&parts.iter().collect::<PathBuf>(), 0o755)?;
+        let last = CString::new(last.as_bytes()).map_err(io::Error::from).doing_to("use the name", name)?;
+        Ok((parent, last))
+    }
+
+    /// Opens folder `name`, making it and those above it where they are missing.
+    pub fn make_folders(&self, name: &Path, mode: u32) -> Result<File> {
+        let flags = libc::O_DIRECTORY | libc::O_RDONLY;
+        if let Ok(found) = self.open_quietly(name, flags, 0) {
+            return Ok(found);
+        }
+        let mut done = PathBuf::new();
+        let mut here = self.open_at(Path::new("."), flags, 0)?;
+        for part in plain_parts(name) {
+            done.push(&part);
+            here = match self.open_quietly(&done, flags, 0) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match mkdirat(&here, part.as_os_str(), Mode::from_bits_truncate(mode)) {
+                        Ok(()) | Err(nix::errno::Errno::EEXIST) => self.open_at(&done, flags, 0)?,
+                        Err(errno) => {
+                            return Err(errno).doing(format_args!(
+                                "make {} in {}",
+                                done.display(),
+                                self.path.display()
+                            ));
+                        }
+                    }
+                }
+                Err(error) => {
+                    return Err(error).doing(format_args!("open {} in {}", done.display(), self.path.display()));
+                }
+            };
+        }
+        Ok(here)
+    }
+
+    /// Reads a small file inside.
+    pub fn read(&self, name: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+        let file = self.open_at(name, libc::O_RDONLY, 0)?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, bytes_max), &mut bytes).doing_to("read", name)?;
+        Ok(bytes)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
+/// The parts of a name, `..` resolved on paper: above the root is the root.
+fn plain_parts(name: &Path) -> Vec<std::ffi::OsString> {
+    let mut parts = Vec::new();
+    for component in name.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_owned()),
+            Component::ParentDir => {
+                parts.pop();
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// The path under which a descriptor can be given to calls that take paths.
+pub fn path_of(fd: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+/// Makes a node called `name` in `folder`.
+pub fn make_node(folder: &impl AsFd, name: &std::ffi::CStr, node: Node, mode: u32) -> Result<()> {
+    let (kind, numbers) = match node {
+        Node::Character(major, minor) => (SFlag::S_IFCHR, nix::sys::stat::makedev(major.into(), minor.into())),
+        Node::Block(major, minor) => (SFlag::S_IFBLK, nix::sys::stat::makedev(major.into(), minor.into())),
+        Node::Pipe => (SFlag::S_IFIFO, 0),
+    };
+    mknodat(folder, name, kind, Mode::from_bits_truncate(mode), numbers)
+        .doing(format_args!("make node {}", name.to_string_lossy()))
+}
+
+/// Makes a link called `name` in `folder` that points to `target`.
+pub fn make_link(folder: &impl AsFd, name: &std::ffi::CStr, target: &Path) -> Result<()> {
+    symlinkat(target, folder, name).doing(format_args!("make link {}", name.to_string_lossy()))
+}
+
+/// Gives the file `source` in `from` a second name.
+pub fn make_hard_link(
+    from: &impl AsFd,
+    source: &std::ffi::CStr,
+    folder: &impl AsFd,
+    name: &std::ffi::CStr,
+) -> Result<()> {
+    linkat(from, source, folder, name, AtFlags::empty()).doing(format_args!(
+        "link {} to {}",
+        name.to_string_lossy(),
+        source.to_string_lossy()
+    ))
+}
+
+/// Makes a folder called `name` in `folder`; one that is there is as good.
+pub fn make_folder(folder: &impl AsFd, name: &std::ffi::CStr, mode: u32) -> Result<()> {
+    match mkdirat(folder, name, Mode::from_bits_truncate(mode)) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno).doing(format_args!("make folder {}", name.to_string_lossy())),
+    }
+}
+
+/// What kind of thing `name` in `folder` is, as `S_IF*`; `None` if there is none. Links are not followed.
+pub fn kind_of(folder: &impl AsFd, name: &std::ffi::CStr) -> Option<u32> {
+    let found = nix::sys::stat::fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+    Some(found.st_mode & libc::S_IFMT)
+}
+
+/// Removes `name` from `folder`, with all that is in it. Gone is as good.
+pub fn remove(folder: &impl AsFd, name: &std::ffi::CStr) -> Result<()> {
+    let action = || format!("remove {}", name.to_string_lossy());
+    match kind_of(folder, name) {
+        None => Ok(()),
+        Some(libc::S_IFDIR) => {
+            let inside = path_of(folder).join(OsStr::from_bytes(name.to_bytes()));
+            fs::remove_dir_all(inside).doing(action())
+        }
+        Some(_) => unlinkat(folder, name, UnlinkatFlags::NoRemoveDir).doing(action()),
+    }
+}
+
+/// Sets the owner of `name` in `folder`, of a link itself.
+pub fn set_owner(folder: &impl AsFd, name: &std::ffi::CStr, uid: u32, gid: u32) -> Result<()> {
+    fchownat(folder, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_SYMLINK_NOFOLLOW)
+        .doing(format_args!("give {} to {uid}:{gid}", name.to_string_lossy()))
+}
+
+/// Sets the mode of an open file.
+pub fn set_mode(file: &impl AsFd, mode: u32) -> Result<()> {
+    fchmod(file, Mode::from_bits_truncate(mode)).doing("set a mode")
+}
+
+/// Sets the mode of `name` in `folder`, which is no link.
+pub fn set_mode_at(folder: &impl AsFd, name: &std::ffi::CStr, mode: u32) -> Result<()> {
+    nix::sys::stat::fchmodat(folder, name, Mode::from_bits_truncate(mode), nix::sys::stat::FchmodatFlags::FollowSymlink)
+        .doing(format_args!("set the mode of {}", name.to_string_lossy()))
+}
+
+/// Sets the time `name` in `folder` was last written, of a link itself.
+pub fn set_modified(folder: &impl AsFd, name: &std::ffi::CStr, seconds: i64) -> Result<()> {
+    let time = TimeSpec::new(seconds, 0);
+    nix::sys::stat::utimensat(folder, name, &time, &time, UtimensatFlags::NoFollowSymlink)
+        .doing(format_args!("set the time of {}", name.to_string_lossy()))
+}
+
+/// Sets an extended attribute of `name` in `folder`, of a link itself.
+pub fn set_attribute(folder: &impl AsFd, name: &std::ffi::CStr, key: &str, value: &[u8]) -> Result<()> {
+    let set = || -> io::Result<()> {
+        let path = path_of(folder).join(OsStr::from_bytes(name.to_bytes()));
+        let (path, key) = (CString::new(path.as_os_str().as_bytes())?, CString::new(key)?);
+        // SAFETY: nul-ended strings and a buffer of the length said, all alive through the call.
+        match unsafe { libc::lsetxattr(path.as_ptr(), key.as_ptr(), value.as_ptr().cast(), value.len(), 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    set().doing(format_args!("set attribute {key} of {}", name.to_string_lossy()))
+}
+
+/// An extended attribute of the file at `path`, of a link itself; `None` if it has none of that name.
+pub fn attribute(path: &Path, key: &str) -> Option<Vec<u8>> {
+    let (path, key) = (CString::new(path.as_os_str().as_bytes()).ok()?, CString::new(key).ok()?);
+    let mut value = vec![0; 4096];
+    // SAFETY: nul-ended strings and a buffer of the length said, all alive through the call.
+    let length = unsafe { libc::lgetxattr(path.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+/// A lock on a file that ends with the process.
+#[derive(Debug)]
+pub struct Lock {
+    _held: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock on `path`, which is made; `None` if somebody else holds it.
+    pub fn try_take(path: &Path) -> Result<Option<Lock>> {
+        let file = File::options().create(true).truncate(false).write(true).open(path).doing_to("open", path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Some(Lock { _held: held })),
+            Err((_, nix::errno::Errno::EAGAIN)) => Ok(None),
+            Err((_, errno)) => Err(errno).doing_to("lock", path),
+        }
+    }
+}
+
+/// Writes a file so that after a crash either the old content is there or the new, whole.
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let write = || -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let beside = path.with_file_name(name);
+        let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        fs::rename(&beside, path)?;
+        sync_folder(path.parent().unwrap_or(Path::new("/")))
+    };
+    write().doing_to("write", path)
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes everything written to the file system of `path` durable.
+pub fn sync_file_system(path: &Path) -> Result<()> {
+    let file = File::open(path).doing_to("open", path)?;
+    nix::unistd::syncfs(&file).doing_to("sync the file system of", path)
+}
+
+/// Lets a pipe hold `bytes`, or as much as the kernel allows.
+pub fn set_pipe_size(pipe: &impl AsFd, bytes: i32) {
+    let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
+}
+
+/// Makes reads and writes of a descriptor return instead of waiting, or wait again.
+pub fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).doing("read the flags of a descriptor")?);
+    let wanted = if nonblocking { flags | OFlag::O_NONBLOCK } else { flags - OFlag::O_NONBLOCK };
+    fcntl(fd, FcntlArg::F_SETFL(wanted)).map(|_| ()).doing("set the flags of a descriptor")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_a_root() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("root");
+        fs::create_dir(&inside).expect("made");
+        fs::write(folder.path().join("secret"), "no").expect("written");
+        std::os::unix::fs::symlink("/../secret", inside.join("link")).expect("linked");
+        let root = Root::open(&inside).expect("a root");
+        for name in ["../secret", "link", "/../../secret", "../../../../etc/passwd"] {
+            assert!(root.open_at(Path::new(name), libc::O_RDONLY, 0).is_err(), "{name}");
+        }
+        std::os::unix::fs::symlink("/etc", inside.join("etc")).expect("linked");
+        assert!(root.open_at(Path::new("etc/passwd"), libc::O_RDONLY, 0).is_err());
+        root.make_folders(Path::new("../a/b"), 0o755).expect("made inside");
+        assert!(inside.join("a/b").is_dir());
+    }
+
+    #[test]
+    fn a_lock_is_held_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let first = Lock::try_take(&path).expect("asked").expect("free");
+        assert!(Lock::try_take(&path).expect("asked").is_none());
+        drop(first);
+        assert!(Lock::try_take(&path).expect("asked").is_some());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.json");
+        write_atomically(&path, b"one", 0o600).expect("written");
+        write_atomically(&path, b"two", 0o600).expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+}
