@@ -12,12 +12,27 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod defaults;
+pub mod dig;
 pub mod discovery;
+pub mod duration;
 mod facts;
+pub mod field;
+pub mod intstr;
 pub mod kinds;
+pub mod meta;
+pub mod names;
 pub mod openapi;
+pub mod patch;
 pub mod proto;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
+pub mod strategy;
+pub mod table;
+pub mod validation;
+
+pub use field::FieldError;
 
 /// The version that the API server reports as its `gitVersion`.
 pub const VERSION: &str = "v1.36.1+skerry.1";

@@ -1,0 +1,346 @@
+//! Strategic merge patch: merges lists by key where the schema says so, and obeys directives inside the patch.
+//!
+//! Start at [`strategic`]. The rules, in the order they are applied to a map:
+//! * `$patch: replace` takes the patch's map as it is, `$patch: delete` leaves an empty one; in a list of maps the
+//!   first clears the list, the second removes the item with that key;
+//! * `$retainKeys` drops every field it does not name;
+//! * `$setElementOrder/LIST` merges LIST and then sorts it: named items as named, the rest where they stood;
+//! * `$deleteFromPrimitiveList/LIST` removes values from LIST;
+//! * `null` deletes, maps merge, lists with `patchStrategy: merge` merge, everything else replaces.
+//!
+//! Invariant: no directive and no null of the patch is left in the result.
+//!
+//! Not here: computing a patch from two objects (clients do that).
+
+use super::PatchError;
+use crate::schema::{Field, Ty, Type};
+use serde_json::{Map, Value};
+use std::cmp::Ordering;
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const ELEMENT_ORDER: &str = "$setElementOrder";
+const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList";
+
+type Fields = Map<String, Value>;
+
+/// `base` with `patch` merged into it by the rules of `schema`.
+pub fn strategic(schema: &Type, base: &Value, patch: &Value) -> Result<Value, PatchError> {
+    match (base, patch) {
+        (Value::Object(base), Value::Object(patch)) => {
+            merge_map(base.clone(), patch, Shape::Struct(schema)).map(Value::Object)
+        }
+        _ => Err(PatchError::Malformed("invalid JSON document".to_owned())),
+    }
+}
+
+/// What is known about the fields of a map.
+#[derive(Clone, Copy)]
+enum Shape<'a> {
+    Struct(&'a Type),
+    MapOf(&'a Ty),
+    /// Free JSON: maps merge, lists replace.
+    Free,
+}
+
+impl<'a> Shape<'a> {
+    fn of(ty: &'a Ty) -> Shape<'a> {
+        match ty {
+            Ty::Object(ty) => Shape::Struct(ty),
+            Ty::Map(map) => Shape::MapOf(&map.value),
+            Ty::List(list) => Shape::of(&list.item),
+            _ => Shape::Free,
+        }
+    }
+
+    fn field(self, name: &str) -> Option<&'a Field> {
+        match self {
+            Shape::Struct(ty) => ty.field(name),
+            _ => None,
+        }
+    }
+
+    /// The shape of what lies under `name`.
+    fn under(self, name: &str) -> Shape<'a> {
+        match self {
+            Shape::Struct(ty) => ty.field(name).map_or(Shape::Free, |field| Shape::of(&field.ty)),
+            Shape::MapOf(ty) => Shape::of(ty),
+            Shape::Free => Shape::Free,
+        }
+    }
+
+    /// Whether the list under `name` merges, and by which key its items are found.
+    fn list(self, name: &str) -> (bool, Option<&'a str>) {
+        self.field(name).map_or((false, None), |field| (field.patch_merge, field.patch_merge_key.as_deref()))
+    }
+}
+
+fn bad_directive(directive: &Value) -> PatchError {
+    PatchError::DoesNotApply(format!("unknown patch type: {directive}"))
+}
+
+fn bad_list(directive: &str) -> PatchError {
+    PatchError::Malformed(format!("invalid patch format of {directive}"))
+}
+
+fn no_merge_key(item: &Value, key: &str) -> PatchError {
+    PatchError::DoesNotApply(format!("map: {item} does not contain declared merge key: {key}"))
+}
+
+fn merge_map(mut original: Fields, patch: &Fields, shape: Shape) -> Result<Fields, PatchError> {
+    match patch.get(DIRECTIVE) {
+        None => {}
+        Some(Value::String(word)) if word == "replace" => {
+            return Ok(patch
+                .iter()
+                .filter(|(key, _)| *key != DIRECTIVE)
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect());
+        }
+        Some(Value::String(word)) if word == "delete" => return Ok(Map::new()),
+        Some(other) => return Err(bad_directive(other)),
+    }
+    retain_keys(&mut original, patch)?;
+    let ordered = merge_ordered_lists(&mut original, patch, shape)?;
+    for (key, change) in patch {
+        if key == RETAIN_KEYS || key.starts_with(ELEMENT_ORDER) || ordered.contains(&key.as_str()) {
+            continue;
+        }
+        if key.starts_with(DELETE_PRIMITIVES) {
+            delete_primitives(&mut original, key, change)?;
+        } else if change.is_null() {
+            original.remove(key);
+        } else {
+            merge_field(&mut original, key, change, shape)?;
+        }
+    }
+    Ok(original)
+}
+
+fn merge_field(original: &mut Fields, key: &str, change: &Value, shape: Shape) -> Result<(), PatchError> {
+    let merged = match (original.remove(key), change) {
+        (Some(Value::Object(old)), Value::Object(new)) => Some(Value::Object(merge_map(old, new, shape.under(key))?)),
+        (Some(Value::Array(old)), Value::Array(new)) => match shape.list(key) {
+            (true, merge_key) => Some(Value::Array(merge_list(old, new, merge_key, shape.under(key))?)),
+            (false, _) => Some(change.clone()),
+        },
+        // Go compares types: a list or map that was there as something else is simply replaced.
+        _ => cleaned(change),
+    };
+    if let Some(merged) = merged {
+        original.insert(key.to_owned(), merged);
+    }
+    Ok(())
+}
+
+/// The value without nulls in maps and without anything marked by a directive; none if it is itself marked.
+fn cleaned(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) if fields.contains_key(DIRECTIVE) => None,
+        Value::Object(fields) => {
+            let kept = fields
+                .iter()
+                .filter(|(key, value)| {
+                    let directive = key.starts_with(ELEMENT_ORDER) || key.starts_with(DELETE_PRIMITIVES);
+                    !value.is_null() && !directive && *key != RETAIN_KEYS
+                })
+                .filter_map(|(key, value)| Some((key.clone(), cleaned(value)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(items) => Some(Value::Array(items.iter().filter_map(cleaned).collect())),
+        other => Some(other.clone()),
+    }
+}
+
+fn retain_keys(original: &mut Fields, patch: &Fields) -> Result<(), PatchError> {
+    let Some(keys) = patch.get(RETAIN_KEYS) else { return Ok(()) };
+    let keys: Vec<&str> =
+        keys.as_array().ok_or_else(|| bad_list(RETAIN_KEYS))?.iter().filter_map(Value::as_str).collect();
+    let unnamed = patch.iter().any(|(key, value)| {
+        let directive = key == RETAIN_KEYS || key.starts_with(ELEMENT_ORDER) || key.starts_with(DELETE_PRIMITIVES);
+        !directive && !value.is_null() && !keys.contains(&key.as_str())
+    });
+    if unnamed {
+        return Err(bad_list(RETAIN_KEYS));
+    }
+    original.retain(|key, _| keys.contains(&key.as_str()));
+    Ok(())
+}
+
+fn delete_primitives(original: &mut Fields, key: &str, values: &Value) -> Result<(), PatchError> {
+    let name = named_list(key, DELETE_PRIMITIVES)?;
+    let doomed = values.as_array().ok_or_else(|| bad_list(DELETE_PRIMITIVES))?;
+    if let Some(Value::Array(items)) = original.get_mut(name) {
+        items.retain(|item| !doomed.contains(item));
+    }
+    Ok(())
+}
+
+/// The list a directive like `$setElementOrder/containers` speaks of.
+fn named_list<'a>(key: &'a str, directive: &str) -> Result<&'a str, PatchError> {
+    key.strip_prefix(directive).and_then(|rest| rest.strip_prefix('/')).ok_or_else(|| bad_list(directive))
+}
+
+/// Merges every list that has a `$setElementOrder`, and names those lists.
+fn merge_ordered_lists<'p>(original: &mut Fields, patch: &'p Fields, shape: Shape) -> Result<Vec<&'p str>, PatchError> {
+    let mut done = Vec::new();
+    for (key, order) in patch.iter().filter(|(key, _)| key.starts_with(ELEMENT_ORDER)) {
+        let name = named_list(key, ELEMENT_ORDER)?;
+        let order = order.as_array().ok_or_else(|| bad_list(ELEMENT_ORDER))?;
+        let new = match patch.get(name) {
+            None => &[],
+            // A null deletes the list; that is done with the other fields.
+            Some(Value::Null) => continue,
+            Some(Value::Array(items)) => items.as_slice(),
+            Some(_) => return Err(bad_list(ELEMENT_ORDER)),
+        };
+        let old = match original.remove(name) {
+            Some(Value::Array(items)) => Some(items),
+            Some(other) => {
+                original.insert(name.to_owned(), other);
+                continue;
+            }
+            None => None,
+        };
+        let (merges, merge_key) = shape.list(name);
+        check_order(new, order, merge_key)?;
+        let positions = old.clone().unwrap_or_default();
+        let merged = match old {
+            None if !patch.contains_key(name) => continue,
+            None => new.iter().filter_map(cleaned).collect(),
+            Some(old) if !patch.contains_key(name) => old,
+            Some(old) if merges => merge_list(old, new, merge_key, shape.under(name))?,
+            Some(_) => new.to_vec(),
+        };
+        original.insert(name.to_owned(), Value::Array(in_order(merged, order, &positions, merge_key)?));
+        done.push(name);
+    }
+    Ok(done)
+}
+
+/// The items of the patch must come in the order that the directive gives.
+fn check_order(items: &[Value], order: &[Value], merge_key: Option<&str>) -> Result<(), PatchError> {
+    let mut ahead = order.iter();
+    for item in items.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+        if !order.is_empty() && !ahead.any(|named| identity(named, merge_key) == identity(item, merge_key)) {
+            return Err(PatchError::DoesNotApply(format!(
+                "The order in patch list:\n{}\n doesn't match {ELEMENT_ORDER} list:\n{}\n",
+                Value::from(items.to_vec()),
+                Value::from(order.to_vec())
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What tells an item from its neighbours: its merge key's value, or itself.
+fn identity<'a>(item: &'a Value, merge_key: Option<&str>) -> Option<&'a Value> {
+    match merge_key {
+        Some(key) => item.get(key),
+        None => Some(item),
+    }
+}
+
+fn position(order: &[Value], item: &Value, merge_key: Option<&str>) -> Option<usize> {
+    let wanted = identity(item, merge_key)?;
+    order.iter().position(|other| identity(other, merge_key) == Some(wanted))
+}
+
+fn merge_list(
+    mut items: Vec<Value>,
+    patch: &[Value],
+    merge_key: Option<&str>,
+    shape: Shape,
+) -> Result<Vec<Value>, PatchError> {
+    if items.is_empty() && patch.is_empty() {
+        return Ok(items);
+    }
+    let all = || items.iter().chain(patch);
+    if all().any(Value::is_array) {
+        return Err(PatchError::DoesNotApply("lists of lists are not supported".to_owned()));
+    }
+    if !all().any(Value::is_object) {
+        let positions = items.clone();
+        for value in patch {
+            if !items.contains(value) {
+                items.push(value.clone());
+            }
+        }
+        return in_order(items, patch, &positions, None);
+    }
+    let key = merge_key.ok_or_else(|| PatchError::DoesNotApply("cannot merge lists without merge key".to_owned()))?;
+    let plain = obey_item_directives(&mut items, patch, key)?;
+    let Some(plain) = plain else {
+        return Ok(patch.iter().filter(|item| item.get(DIRECTIVE).is_none()).filter_map(cleaned).collect());
+    };
+    let positions = items.clone();
+    for change in &plain {
+        let wanted = change.get(key).ok_or_else(|| no_merge_key(change, key))?;
+        let found = items.iter_mut().find(|item| item.get(key) == Some(wanted));
+        match (found, change) {
+            (Some(Value::Object(old)), Value::Object(new)) => *old = merge_map(std::mem::take(old), new, shape)?,
+            _ => items.extend(cleaned(change)),
+        }
+    }
+    let plain: Vec<Value> = plain.into_iter().cloned().collect();
+    in_order(items, &plain, &positions, merge_key)
+}
+
+/// Removes the items that the patch deletes and gives the rest of the patch; none if the patch replaces the list.
+fn obey_item_directives<'p>(
+    items: &mut Vec<Value>,
+    patch: &'p [Value],
+    key: &str,
+) -> Result<Option<Vec<&'p Value>>, PatchError> {
+    let (mut plain, mut replace) = (Vec::new(), false);
+    for change in patch {
+        match change.get(DIRECTIVE) {
+            None => plain.push(change),
+            Some(Value::String(word)) if word == "delete" => {
+                let doomed = change.get(key).ok_or_else(|| no_merge_key(change, key))?;
+                items.retain(|item| item.get(key) != Some(doomed));
+            }
+            Some(Value::String(word)) if word == "replace" => replace = true,
+            Some(Value::String(word)) if word == "merge" => {
+                return Err(PatchError::DoesNotApply("merging lists cannot yet be specified in the patch".to_owned()));
+            }
+            Some(other) => return Err(bad_directive(other)),
+        }
+    }
+    Ok((!replace).then_some(plain))
+}
+
+/// Sorts a merged list: items named by `order` stand as named there; the others keep the order of `positions`, each
+/// before the first named item that stood behind it.
+fn in_order(
+    items: Vec<Value>,
+    order: &[Value],
+    positions: &[Value],
+    merge_key: Option<&str>,
+) -> Result<Vec<Value>, PatchError> {
+    if let Some(key) = merge_key
+        && let Some(item) = items.iter().chain(order).find(|item| item.get(key).is_none())
+    {
+        return Err(no_merge_key(item, key));
+    }
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|item| position(order, item, merge_key).is_some());
+    named.sort_by_key(|item| position(order, item, merge_key));
+    others.sort_by(|one, two| match (position(positions, one, merge_key), position(positions, two, merge_key)) {
+        (Some(one), Some(two)) => one.cmp(&two),
+        _ => Ordering::Equal,
+    });
+    let mut sorted = Vec::with_capacity(named.len() + others.len());
+    let mut others = others.into_iter().peekable();
+    for item in named {
+        let here = position(positions, &item, merge_key);
+        while let Some(other) = others.next_if(
+            |other| matches!((position(positions, other, merge_key), here), (Some(other), Some(here)) if other < here),
+        ) {
+            sorted.push(other);
+        }
+        sorted.push(item);
+    }
+    sorted.extend(others);
+    Ok(sorted)
+}
