@@ -48,6 +48,10 @@ pub struct Field {
     pub ty: Ty,
     /// The field number in protobuf; 0 where the field has none.
     pub number: u16,
+    /// The numbers of the messages around the field that JSON does not show, outermost first; 0 is none.
+    pub via: [u16; 2],
+    /// Protobuf puts the items of the list, or of each list in the map, into a message of their own.
+    pub boxed: bool,
     /// The field must be there.
     pub required: bool,
     /// `null` is a value of its own here (custom resources only); elsewhere it means absent.
@@ -130,6 +134,12 @@ pub enum Raw {
     Fields,
     /// `apiextensions.JSON`: any value.
     Json,
+    /// `apiextensions.JSONSchemaPropsOrArray`: a schema, or a list of them.
+    SchemaOrArray,
+    /// `apiextensions.JSONSchemaPropsOrBool`: a schema, or whether anything goes.
+    SchemaOrBool,
+    /// `apiextensions.JSONSchemaPropsOrStringArray`: a schema, or a list of names.
+    SchemaOrStrings,
     /// Any value, with no encoding of its own.
     Any,
 }
@@ -202,11 +212,6 @@ impl Type {
         self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok().map(|at| &self.fields[at])
     }
 
-    /// The field of that protobuf number.
-    pub fn field_numbered(&self, number: u16) -> Option<&Field> {
-        self.fields.iter().find(|field| field.number == number)
-    }
-
     /// The last part of the name, such as `PodSpec`.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or_default()
@@ -220,6 +225,8 @@ impl Field {
             name: name.into(),
             ty,
             number: 0,
+            via: [0, 0],
+            boxed: false,
             required: false,
             nullable: false,
             presence: Presence::Optional,
