@@ -1,2 +1,26 @@
-//! Cluster keys, certificates and tokens.
+//! Cluster keys, certificates and tokens: issue, renew, verify.
+//!
+//! Start at [`Pki::open`], which makes or loads the keys of a data folder. An [`Authority`] issues certificates, a
+//! [`TokenKey`] signs and checks ServiceAccount tokens, [`kubeconfig`] writes a client's file.
+//!
+//! Invariants:
+//! * every key is ECDSA P-256 from the operating system's randomness and lies in a file of mode 0600;
+//! * certificates begin [`BACKDATE`] before they are made, for clocks that are behind;
+//! * what is near its end is renewed when the folder is opened.
+//!
+//! Not here: TLS itself, what an identity may do (`apiserver`).
 #![forbid(unsafe_code)]
+
+mod authority;
+mod error;
+mod files;
+mod kubeconfig;
+mod subject;
+mod token;
+
+pub use authority::{Authority, BACKDATE, CERTIFICATE_LIFE, Pair, Purpose, Subject};
+pub use error::PkiError;
+pub use files::{Names, Pki};
+pub use kubeconfig::kubeconfig;
+pub use subject::{Presented, der_of_pem, presented};
+pub use token::{BoundObject, Claims, TokenError, TokenKey};
