@@ -12,9 +12,12 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod disk;
 mod error;
 pub mod fdpass;
 pub mod files;
+pub mod mapper;
+pub mod modules;
 pub mod mounts;
 pub mod namespace;
 pub mod net;
