@@ -6,17 +6,22 @@
 //!
 //! Invariants:
 //! * a value that was checked once passes again unchanged;
-//! * errors and paths come in the order of the object's keys, at most [`PROBLEMS_MAX`] of them.
+//! * of unknown and duplicate fields, at most [`PROBLEMS_MAX`] are listed;
+//! * custom resources are pruned and their metadata is checked; what their own fields may hold is for their validator.
 //!
 //! Not here: what values are allowed (`validation`), defaults (`defaults`).
+
+mod json;
+mod scalar;
+mod walk;
+
+#[cfg(test)]
+use scalar::canonical_time;
 
 use serde_json::Value;
 
 use crate::kinds::Kind;
-use crate::schema::Type;
-
-/// Nesting deeper than this is refused; no real object comes near it.
-pub const DEPTH_MAX: usize = 128;
+use crate::schema::TypeRef;
 
 /// After so many unknown or duplicate fields the rest is not listed, as upstream does.
 pub const PROBLEMS_MAX: usize = 100;
@@ -24,9 +29,9 @@ pub const PROBLEMS_MAX: usize = 100;
 /// How much of an object a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A whole object: brought into canonical form, zero values that mean "absent" left out.
+    /// A whole object: brought into canonical form. What means "absent" is left out, what upstream always writes is put in.
     Whole,
-    /// Part of an object, such as an apply patch: nothing said is left out, not even `null` or zero.
+    /// Part of an object, such as an apply patch: nothing said is left out, not even `null` or zero, and nothing is added.
     Partial,
 }
 
@@ -35,7 +40,7 @@ pub enum Mode {
 pub struct Report {
     /// Paths of fields that the schema does not know; they are gone from the value.
     pub unknown: Vec<String>,
-    /// What made the body unreadable, in the decoder's words; one is enough to refuse it.
+    /// What made the body unreadable, in the decoder's words; one is enough to refuse it, and upstream prints the first.
     pub errors: Vec<Fault>,
 }
 
@@ -68,6 +73,11 @@ impl Report {
     pub fn warnings(&self) -> Vec<String> {
         self.unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect()
     }
+
+    /// The message of the BadRequest that refuses a body of that kind, if something in it has the wrong type.
+    pub fn refusal(&self, kind: &Kind) -> Option<String> {
+        self.errors.first().map(|fault| cannot_be_handled(kind, &fault.message))
+    }
 }
 
 /// The message of the strict decoding error over these lines, or nothing if there are none.
@@ -80,19 +90,22 @@ pub fn cannot_be_handled(kind: &Kind, cause: &str) -> String {
     format!("{0} in version \"{1}\" cannot be handled as a {0}: {cause}", kind.kind, kind.version)
 }
 
-/// Reads JSON text; also gives `duplicate field "…"` lines for keys that occur twice (the last one counts).
+/// Reads JSON text; also gives a `duplicate field "…"` line for each key that occurs again (the last one counts).
+///
+/// Nesting deeper than 128 is refused: no real object comes near it, and the stack stays bounded.
 pub fn parse_json(text: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
-    serde_json::from_slice(text)
-        .map(|value| (value, Vec::new()))
-        .map_err(|error| ParseError { message: error.to_string() })
+    json::parse(text).map_err(|error| ParseError { message: error.to_string() })
 }
 
 /// Checks an object against its kind and brings it into canonical form.
 pub fn structure(kind: &Kind, value: &mut Value, mode: Mode) -> Report {
-    structure_as(kind.schema(), value, mode)
+    structure_as(&kind.ty, value, mode)
 }
 
 /// Checks a value against a type and brings it into canonical form.
-pub fn structure_as(_ty: &Type, _value: &mut Value, _mode: Mode) -> Report {
-    Report::default()
+pub fn structure_as(ty: &TypeRef, value: &mut Value, mode: Mode) -> Report {
+    walk::check(ty, value, mode)
 }
+
+#[cfg(test)]
+mod tests;
