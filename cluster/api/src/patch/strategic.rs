@@ -344,3 +344,138 @@ fn in_order(
     sorted.extend(others);
     Ok(sorted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    /// Patches a Pod; objects are written as JSON with single quotes.
+    fn check(base: &str, patch: &str, want: &str) {
+        check_type("io.k8s.api.core.v1.Pod", base, patch, want);
+    }
+
+    fn check_type(name: &str, base: &str, patch: &str, want: &str) {
+        let json = |text: &str| -> Value {
+            serde_json::from_str(&text.replace('\'', "\"")).unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
+        let ty = schema::find(name).expect("a built-in type");
+        let outcome = match strategic(ty, &json(base), &json(patch)) {
+            Ok(value) => value.to_string().replace('"', "'"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(outcome, want, "{base} + {patch}");
+    }
+
+    /// A pod with these containers, each written `name` or `name=image`.
+    fn pod(containers: &str) -> String {
+        let one = |word: &str| match word.split_once('=') {
+            Some((name, image)) => format!("{{'image':'{image}','name':'{name}'}}"),
+            None => format!("{{'name':'{word}'}}"),
+        };
+        let items: Vec<String> = containers.split_whitespace().map(one).collect();
+        format!("{{'spec':{{'containers':[{}]}}}}", items.join(","))
+    }
+
+    #[test]
+    fn maps_merge_and_null_deletes() {
+        check(
+            "{'metadata':{'labels':{'a':'1','b':'2'}}}",
+            "{'metadata':{'labels':{'a':null,'c':'3'}}}",
+            "{'metadata':{'labels':{'b':'2','c':'3'}}}",
+        );
+        check("{}", "{'metadata':{'labels':{'a':null}}}", "{'metadata':{'labels':{}}}");
+        check("{'spec':{'nodeName':'a'}}", "{'spec':null}", "{}");
+    }
+
+    #[test]
+    fn containers_merge_by_name_and_new_ones_come_first() {
+        check(&pod("a=1 b=2"), &pod("a=9"), &pod("a=9 b=2"));
+        check(&pod("a b"), &pod("c"), &pod("c a b"));
+        check(&pod("a b"), &pod("b=2 c"), &pod("a b=2 c"));
+        check(
+            &pod("a"),
+            "{'spec':{'containers':[{'image':'x'}]}}",
+            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+        );
+    }
+
+    #[test]
+    fn items_are_deleted_and_lists_replaced_by_directive() {
+        check(&pod("a b c"), "{'spec':{'containers':[{'$patch':'delete','name':'b'}]}}", &pod("a c"));
+        check(&pod("a b"), "{'spec':{'containers':[{'$patch':'replace'},{'name':'x'}]}}", &pod("x"));
+        check(&pod("a"), "{'spec':{'$patch':'replace','nodeName':'n'}}", "{'spec':{'nodeName':'n'}}");
+        check(&pod("a"), "{'spec':{'$patch':'delete'}}", "{'spec':{}}");
+        check(&pod("a"), "{'spec':{'$patch':'fold'}}", "unknown patch type: \"fold\"");
+    }
+
+    #[test]
+    fn element_order_is_kept() {
+        let order = |names: &str, list: &str| {
+            let names: Vec<String> = names.split_whitespace().map(|name| format!("{{'name':'{name}'}}")).collect();
+            format!("{{'spec':{{'$setElementOrder/containers':[{}]{list}}}}}", names.join(","))
+        };
+        check(&pod("a b c"), &order("c b a", ""), &pod("c b a"));
+        check(&pod("a b"), &order("c a b", ",'containers':[{'name':'c'}]"), &pod("c a b"));
+        check(&pod("a x b"), &order("b a", ""), &pod("x b a"));
+        check(&pod("x a b"), &order("a b", ""), &pod("x a b"));
+        check(&pod("a b"), &order("a", ",'containers':[{'name':'b','$patch':'delete'}]"), &pod("a"));
+    }
+
+    #[test]
+    fn primitive_lists_merge_and_shrink() {
+        let finalizers = |list: &str| format!("{{'metadata':{{'finalizers':[{list}]}}}}");
+        check(&finalizers("'a','b'"), &finalizers("'c'"), &finalizers("'c','a','b'"));
+        check(&finalizers("'a','b'"), &finalizers("'b'"), &finalizers("'a','b'"));
+        check(&finalizers("'a','b'"), "{'metadata':{'$deleteFromPrimitiveList/finalizers':['a']}}", &finalizers("'b'"));
+        check(
+            &finalizers("'a','b'"),
+            "{'metadata':{'$deleteFromPrimitiveList/finalizers':['a'],'$setElementOrder/finalizers':['c','b'],'finalizers':['c']}}",
+            &finalizers("'c','b'"),
+        );
+        check("{}", "{'metadata':{'$deleteFromPrimitiveList/finalizers':['a']}}", "{'metadata':{}}");
+    }
+
+    #[test]
+    fn lists_without_a_strategy_are_replaced() {
+        let args = |list: &str| format!("{{'spec':{{'containers':[{{'args':[{list}],'name':'a'}}]}}}}");
+        check(&args("'1','2'"), &args("'3'"), &args("'3'"));
+    }
+
+    #[test]
+    fn retained_keys_drop_the_rest() {
+        let volumes = |inner: &str| format!("{{'spec':{{'volumes':[{{{inner}'name':'v'}}]}}}}");
+        check(
+            &volumes("'emptyDir':{},"),
+            &volumes("'$retainKeys':['name','hostPath'],'hostPath':{'path':'/x'},"),
+            &volumes("'hostPath':{'path':'/x'},"),
+        );
+        check(
+            &volumes("'emptyDir':{},"),
+            &volumes("'$retainKeys':['name'],'hostPath':{'path':'/x'},"),
+            "invalid patch format of $retainKeys",
+        );
+        check_type(
+            "io.k8s.api.apps.v1.Deployment",
+            "{'spec':{'strategy':{'rollingUpdate':{'maxSurge':1},'type':'RollingUpdate'}}}",
+            "{'spec':{'strategy':{'$retainKeys':['type'],'type':'Recreate'}}}",
+            "{'spec':{'strategy':{'type':'Recreate'}}}",
+        );
+    }
+
+    #[test]
+    fn ports_merge_by_their_number() {
+        check_type(
+            "io.k8s.api.core.v1.Service",
+            "{'spec':{'ports':[{'port':80,'protocol':'TCP'}]}}",
+            "{'spec':{'ports':[{'name':'web','port':80}]}}",
+            "{'spec':{'ports':[{'name':'web','port':80,'protocol':'TCP'}]}}",
+        );
+    }
+
+    #[test]
+    fn nothing_of_the_patch_itself_is_left() {
+        check("{}", "{'spec':{'containers':[{'name':'a','$patch':'delete'},{'name':'b','image':null}]}}", &pod("b"));
+        check("{}", "{'spec':{'$setElementOrder/containers':[{'name':'b'}],'containers':[{'name':'b'}]}}", &pod("b"));
+    }
+}
