@@ -1,2 +1,28 @@
-//! The Kubernetes API server.
+//! The Kubernetes API server: request → authenticate → authorise → admit → store → response.
+//!
+//! Start at [`Api::handle`], which does one request without sockets, threads or timers; [`run::serve`] puts it behind
+//! TLS, [`door::open`] hands it to the components of this process. A store must be opened with [`annotate`].
+//!
+//! Invariants:
+//! * stored bytes are served bytes: a JSON answer in the storage version is never decoded on its way out;
+//! * only this crate turns errors into a Kubernetes `Status`;
+//! * time and chance come in through [`Settings`].
+//!
+//! Not here: what objects look like (`api`), how they are kept (`store`), what follows from them (`controllers`).
 #![forbid(unsafe_code)]
+
+pub mod door;
+mod notes;
+mod response;
+pub mod run;
+mod server;
+mod settings;
+mod status;
+mod user;
+
+pub use notes::annotate;
+pub use response::{Body, Proxied, Response};
+pub use server::Api;
+pub use settings::Settings;
+pub use status::Failure;
+pub use user::{Credentials, User};
