@@ -1,2 +1,29 @@
 //! OCI image names, manifests, pull, unpack, content store.
+//!
+//! Start at [`Store`]: the images of this machine, from the firmware, from archives ([`Store::import`]) and from registries
+//! ([`Puller::pull`]).
+//!
+//! Invariants:
+//! * whatever came from outside is compared with its digest before anything uses it, and no name in it leads out of the
+//!   folder it is unpacked to;
+//! * after a crash the store holds whole images and whole layers only; leftovers go at the next start;
+//! * images of the firmware are used where they lie, and never removed.
+//!
+//! Not here: containers (`runtime`), which images to remove (`kubelet`).
 #![forbid(unsafe_code)]
+
+mod archive;
+mod digest;
+mod error;
+mod manifest;
+mod name;
+mod registry;
+mod store;
+mod unpack;
+
+pub use digest::Digest;
+pub use error::OciError;
+pub use manifest::{Config, ImageConfig, Platform};
+pub use name::Reference;
+pub use registry::{Credentials, Puller, RegistryRule};
+pub use store::{Image, Store};

@@ -319,6 +319,13 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     nix::unistd::syncfs(&file).doing_to("sync the file system of", path)
 }
 
+/// Bytes free (to users without rights of their own) and in all, where `path` lies.
+pub fn space(path: &Path) -> Result<(u64, u64)> {
+    let found = nix::sys::statvfs::statvfs(path).doing_to("measure the file system of", path)?;
+    let unit = found.fragment_size() as u64;
+    Ok((found.blocks_available() as u64 * unit, found.blocks() as u64 * unit))
+}
+
 /// Lets a pipe hold `bytes`, or as much as the kernel allows.
 pub fn set_pipe_size(pipe: &impl AsFd, bytes: i32) {
     let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
