@@ -6,13 +6,19 @@
 //! Invariants:
 //! * what runs is read from the runtime only, so a restarted kubelet adopts every pod it finds and restarts none;
 //! * the API is written only when something changed: an idle node renews its Lease and does nothing else;
-//! * a pod's object is deleted (grace 0, with its uid) only after its containers and sandbox are gone.
+//! * a pod's object is deleted (grace 0, with its uid) only after its containers and sandbox have ended.
 //!
 //! Not here: how containers are made (`runtime`), where pods go (`scheduler`), who may connect to a Service (`proxy`).
 #![forbid(unsafe_code)]
 
+pub mod lifecycle;
+pub mod make;
 pub mod options;
+pub mod pod;
+pub mod quantity;
 pub mod run;
+pub mod status;
+pub mod step;
 
 pub use options::{Machine, Options, Tls};
 pub use run::{KubeletError, run};
