@@ -8,9 +8,10 @@ use core::fmt;
 pub const TRIES_MAX: u8 = 15;
 
 /// One of the two slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     /// The first.
+    #[default]
     A,
     /// The second.
     B,

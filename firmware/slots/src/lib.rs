@@ -20,6 +20,7 @@ mod contents;
 mod ledger;
 pub mod sector;
 pub mod store;
+pub mod table;
 
 pub use contents::{Contents, Extent};
 pub use ledger::{Cause, Ledger, Move, Name, Refused, Slot};

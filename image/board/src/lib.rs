@@ -1,2 +1,280 @@
-//! Reads and checks boards/*.toml.
+//! Boards: what a machine needs of an image, read from `boards/*.toml` and checked.
+//!
+//! Start at [`read`]. A board may inherit from another: what it says itself counts, and its lists are added to the other's.
+//!
+//! Invariants:
+//! * a board that is read is whole: every field has a value, and what is unknown or out of range is refused;
+//! * an error names the file and the line, and one about a missing board lists those there are.
+//!
+//! Not here: what is done with any of it (`image/tool`).
 #![forbid(unsafe_code)]
+
+mod file;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use file::File;
+
+/// So many boards may stand behind one another.
+const INHERITS_MAX: usize = 8;
+
+/// Why a board cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such board.
+    #[error("there is no board {name}: {} holds {}", folder, list(.there))]
+    Missing {
+        /// The name asked for.
+        name: String,
+        /// Where boards are.
+        folder: String,
+        /// The boards there are.
+        there: Vec<String>,
+    },
+    /// The file cannot be read.
+    #[error("failed to read {path}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what a board's file is.
+    #[error("{path}:{line}: {why}")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        why: String,
+    },
+    /// The board and those behind it leave something open.
+    #[error("board {name} does not say {field}, nor does any board it inherits from")]
+    Open {
+        /// The board.
+        name: String,
+        /// What is missing, such as `kernel.package`.
+        field: &'static str,
+    },
+    /// Boards inherit in a circle, or endlessly.
+    #[error("board {name} inherits from itself or through more than {INHERITS_MAX} others")]
+    Circle {
+        /// The board.
+        name: String,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// How the kernel is packed in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all: the fastest where reading is cheap.
+    None,
+    /// For slow cards.
+    Gzip,
+}
+
+/// What PID 1 does with the machine's watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watchdog {
+    /// It is opened and kept quiet.
+    Open,
+    /// It is left alone.
+    Closed,
+}
+
+/// A file for the firmware partition: from which package, which file, under which name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirmwareFile {
+    /// The package's name in `packages.lock`.
+    pub package: String,
+    /// The file in it.
+    pub file: String,
+    /// Its name on the partition.
+    pub name: String,
+}
+
+/// How QEMU plays this board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qemu {
+    /// `-machine`.
+    pub machine: String,
+    /// `-cpu`.
+    pub cpu: String,
+    /// `-smp`.
+    pub cpus: u32,
+    /// `-m`, in MiB.
+    pub memory_mib: u32,
+    /// The size of the disk, in MiB: the data partition grows into it.
+    pub disk_mib: u64,
+    /// What else is on its command line, word by word.
+    pub devices: Vec<String>,
+}
+
+/// A whole board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Board {
+    /// Its name: that of its file.
+    pub name: String,
+    /// What it is, in a few words.
+    pub summary: String,
+    /// The Debian package with its kernel.
+    pub kernel_package: String,
+    /// How the kernel is packed.
+    pub compression: Compression,
+    /// The kernel's command line, before what the boot script adds.
+    pub command_line: String,
+    /// Its device tree, a file of the kernel's package; empty where the machine brings one.
+    pub devicetree: String,
+    /// The modules that bring up disk and root.
+    pub initramfs_modules: Vec<String>,
+    /// The modules loaded at each boot.
+    pub boot_modules: Vec<String>,
+    /// The modules loaded when something asks for them.
+    pub lazy_modules: Vec<String>,
+    /// The disk as U-Boot calls it, such as `virtio 0` or `mmc 0`.
+    pub loader_disk: String,
+    /// The U-Boot binary: package and file.
+    pub loader: FirmwareFile,
+    /// What else goes on the firmware partition.
+    pub firmware: Vec<FirmwareFile>,
+    /// The text of `config.txt` on the firmware partition; empty for none.
+    pub config_txt: String,
+    /// The size of the firmware partition, in MiB.
+    pub firmware_mib: u64,
+    /// The size of a slot, in MiB.
+    pub slot_mib: u64,
+    /// The size of the data partition as made, in MiB; it grows to the end of the disk.
+    pub data_mib: u64,
+    /// Whether PID 1 opens the watchdog.
+    pub watchdog: Watchdog,
+    /// How QEMU plays it, where it can.
+    pub qemu: Option<Qemu>,
+}
+
+/// The names of the boards in `folder` that an image can be made for.
+pub fn names(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let stems = files.filter_map(|entry| {
+        let path = entry.path();
+        let is_board = path.extension().is_some_and(|extension| extension == "toml");
+        is_board.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+    });
+    let all: BTreeSet<String> = stems.collect();
+    all.into_iter().filter(|name| !is_base(folder, name)).collect()
+}
+
+fn is_base(folder: &Path, name: &str) -> bool {
+    load(folder, name).is_ok_and(|file| file.base)
+}
+
+/// Reads board `name` of `folder`, and all it inherits from.
+pub fn read(folder: &Path, name: &str) -> Result<Board, Error> {
+    let mut file = load(folder, name)?;
+    let mut depth = 0;
+    while let Some(parent) = file.inherits.take() {
+        depth += 1;
+        if depth > INHERITS_MAX || parent == name {
+            return Err(Error::Circle { name: name.to_owned() });
+        }
+        file = file.over(load(folder, &parent)?);
+    }
+    file.whole(name)
+}
+
+fn load(folder: &Path, name: &str) -> Result<File, Error> {
+    let path = folder.join(format!("{name}.toml"));
+    match fs::read_to_string(&path) {
+        Ok(text) => File::parse(&path.display().to_string(), &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing {
+            name: name.to_owned(),
+            folder: folder.display().to_string(),
+            there: if name.contains('/') { Vec::new() } else { names(folder) },
+        }),
+        Err(source) => Err(Error::Io { path: path.display().to_string(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn ours() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../boards")
+    }
+
+    #[test]
+    fn every_board_of_ours_is_whole() {
+        let names = names(&ours());
+        assert!(names.len() >= 3, "{names:?}");
+        for name in names {
+            read(&ours(), &name).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
+    #[test]
+    fn a_missing_board_is_named_with_those_there_are() {
+        let said = read(&ours(), "rpi9").unwrap_err().to_string();
+        assert!(said.contains("there is no board rpi9") && said.contains("qemu-arm64, rpi3, rpi4"), "{said}");
+    }
+
+    /// What a board that inherits from qemu-arm64 and says `text` is refused for.
+    fn check(text: &str, expected: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(ours()).unwrap().flatten() {
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        fs::write(folder.path().join("mine.toml"), text).unwrap();
+        let said = read(folder.path(), "mine").unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        check("inherits = \"qemu-arm64\"\n\n[disk]\nslots_mib = 3\n", "mine.toml:4: unknown field `slots_mib`");
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_with_its_line() {
+        check("inherits = \"qemu-arm64\"\n[disk]\nslot_mib = \"big\"\n", "mine.toml:3: invalid type");
+    }
+
+    #[test]
+    fn broken_toml_is_refused_with_its_line() {
+        check("summary = \"mine\"\ninherits = \n", "mine.toml:2: ");
+    }
+
+    #[test]
+    fn a_size_out_of_range_is_refused() {
+        check(
+            "inherits = \"qemu-arm64\"\n[disk]\nslot_mib = 1\n",
+            "disk.slot_mib is 1, which is not between 64 and 4096",
+        );
+    }
+
+    #[test]
+    fn a_board_without_kernel_says_so() {
+        check("summary = \"mine\"\n", "board mine does not say kernel.package");
+    }
+
+    #[test]
+    fn a_circle_is_refused() {
+        check("inherits = \"mine\"\n", "inherits from itself");
+    }
+
+    #[test]
+    fn an_unknown_parent_is_named() {
+        check("inherits = \"nobody\"\n", "there is no board nobody");
+    }
+}

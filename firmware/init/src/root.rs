@@ -1,0 +1,215 @@
+//! The second half of booting, in the verified root: file systems, data, network, watchdog; then the services.
+//!
+//! Start at [`PHASES`].
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use base::chain;
+use nix::mount::{MsFlags, mount};
+use slots::Name;
+
+use crate::console::say;
+use crate::data::{self, DATA};
+use crate::disk::{Disk, read_table};
+use crate::network::{self, Network};
+use crate::phase::{Doing, Error, Phase, run_all};
+use crate::power;
+use crate::settings::{Facts, Service, published, services};
+use crate::supervise;
+use crate::watchdog::Watchdog;
+use crate::{clock, modprobe};
+
+const BOARD: &str = "/etc/skerry/board";
+const SERVICES: &str = "/etc/skerry/services";
+const PUBLISHED: &str = "/etc/skerry/published";
+/// A disk that fails now may answer after it was reset.
+const DATA_TRIES: usize = 3;
+const DATA_PAUSE: Duration = Duration::from_secs(2);
+
+/// What happens, in order.
+pub const PHASES: &[Phase<Machine>] = &[
+    Phase { name: "mounts", must: true, run: mounts },
+    Phase { name: "cgroups", must: false, run: cgroups },
+    Phase { name: "settings", must: false, run: settings },
+    Phase { name: "drivers", must: false, run: drivers },
+    Phase { name: "watchdog", must: false, run: watchdog },
+    Phase { name: "data", must: false, run: open_data },
+    Phase { name: "clock", must: false, run: raise_clock },
+    Phase { name: "loopback", must: false, run: |_| network::loopback() },
+    Phase { name: "network", must: false, run: network_up },
+];
+
+/// What the phases find and the supervisor needs.
+#[derive(Default)]
+pub struct Machine {
+    /// The disk we booted from.
+    pub disk: PathBuf,
+    /// The slot we booted from.
+    pub slot: Name,
+    /// Its name on the network.
+    pub hostname: String,
+    /// What to keep running.
+    pub services: Vec<Service>,
+    /// What to hand out, and by which port.
+    pub published: Vec<(PathBuf, String)>,
+    /// The address that answers when all is well.
+    pub healthy: Option<String>,
+    /// The watchdog, where there is one.
+    pub watchdog: Option<Watchdog>,
+    /// The network, where it came up.
+    pub network: Option<Network>,
+    board: Facts,
+}
+
+/// Boots the rest of the way and keeps the services running, for ever.
+pub fn run() -> Result<Infallible, Error> {
+    supervise::block_signals();
+    let mut machine = Machine::default();
+    for word in std::env::args().skip(1) {
+        match word.split_once('=') {
+            Some(("disk", disk)) => machine.disk = disk.into(),
+            Some(("slot", slot)) => machine.slot = Name::from_letter(slot).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    run_all(PHASES, &mut machine)?;
+    loop {
+        match supervise::run(&mut machine) {
+            Ok(how) => power::go(how),
+            Err(error) => say(format_args!("supervising failed and begins anew: {}", chain(&error))),
+        }
+        sleep(Duration::from_secs(1));
+    }
+}
+
+fn mounts(_: &mut Machine) -> Result<String, Error> {
+    let none = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let wanted: &[(&str, &str, MsFlags, &str)] = &[
+        ("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=620,ptmxmode=666,gid=5"),
+        ("tmpfs", "/dev/shm", none, "mode=1777"),
+        ("mqueue", "/dev/mqueue", none, ""),
+        ("tmpfs", "/run", plain, "mode=755,size=64m"),
+        ("tmpfs", "/tmp", plain, "mode=1777,size=64m"),
+        ("cgroup2", "/sys/fs/cgroup", none, "nsdelegate"),
+        ("securityfs", "/sys/kernel/security", none, ""),
+        ("bpf", "/sys/fs/bpf", none, "mode=700"),
+    ];
+    for (kind, target, flags, options) in wanted {
+        // Folders below /dev are made; the others are in the root or of the kernel.
+        let _there_already = fs::create_dir(target);
+        let options = (!options.is_empty()).then_some(*options);
+        let made = mount(Some(*kind), *target, Some(*kind), *flags, options);
+        if let Err(errno) = made {
+            say(format_args!("{target} stays unmounted: {errno}"));
+        }
+    }
+    for (link, target) in
+        [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")]
+    {
+        let _there_already = std::os::unix::fs::symlink(target, link);
+    }
+    // What is mounted later in a pod's volume must be seen by the pods that ask for it.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .doing("share the root's mounts")?;
+    Ok(format!("{} file systems", wanted.len()))
+}
+
+fn cgroups(_: &mut Machine) -> Result<String, Error> {
+    let top = Path::new("/sys/fs/cgroup");
+    let offered = fs::read_to_string(top.join("cgroup.controllers")).doing("read the controllers there are")?;
+    let mut enabled = Vec::new();
+    for controller in offered.split_whitespace() {
+        if fs::write(top.join("cgroup.subtree_control"), format!("+{controller}")).is_ok() {
+            enabled.push(controller);
+        }
+    }
+    Ok(enabled.join(" "))
+}
+
+fn settings(machine: &mut Machine) -> Result<String, Error> {
+    let text = |path: &str| match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.doing(format_args!("read {path}")),
+    };
+    machine.board = Facts::read(Path::new(BOARD))?;
+    machine.services = services(&text(SERVICES)?)?;
+    machine.published = published(&text(PUBLISHED)?);
+    machine.healthy = machine.board.get("healthy").map(str::to_owned);
+    machine.hostname = machine.board.get("hostname").unwrap_or("skerry").to_owned();
+    nix::unistd::sethostname(&machine.hostname).doing(format_args!("set the host name {}", machine.hostname))?;
+    Ok(format!("{} on {}, {} services", machine.hostname, machine.board.must("name")?, machine.services.len()))
+}
+
+fn drivers(machine: &mut Machine) -> Result<String, Error> {
+    let names: Vec<&str> = machine.board.get("modules").unwrap_or_default().split_whitespace().collect();
+    let _by_itself = fs::write("/proc/sys/kernel/modprobe", modprobe::PROGRAM);
+    Ok(format!("{} loaded, others as they are needed", modprobe::load_all(&names)?))
+}
+
+fn watchdog(machine: &mut Machine) -> Result<String, Error> {
+    if machine.board.get("watchdog") == Some("closed") {
+        return Ok("left closed, as the board says".to_owned());
+    }
+    machine.watchdog = Watchdog::open()?;
+    Ok(match &machine.watchdog {
+        Some(watchdog) => format!("wants a sign of life every {} s", watchdog.every.as_secs()),
+        None => "there is none".to_owned(),
+    })
+}
+
+fn open_data(machine: &mut Machine) -> Result<String, Error> {
+    let name = machine.disk.display().to_string();
+    let table = read_table(&machine.disk).doing(format_args!("read the partition table of {name}"))?;
+    let table = table.ok_or_else(|| Error::Wrong(format!("{name} has no partition table")))?;
+    let disk = Disk { device: machine.disk.clone(), table };
+    let told = mount_data(&disk)?;
+    for folder in ["/data/init", "/data/log", "/data/var"] {
+        let _read_only = fs::create_dir_all(folder);
+    }
+    mount(Some("/data/var"), "/var", None::<&str>, MsFlags::MS_BIND, None::<&str>).doing("mount /data/var on /var")?;
+    for folder in ["/var/log", "/var/lib", "/var/tmp", "/var/run"] {
+        let _read_only = fs::create_dir_all(folder);
+    }
+    machine_id()?;
+    Ok(told)
+}
+
+fn mount_data(disk: &Disk) -> Result<String, Error> {
+    let mut failed = String::new();
+    for _ in 0..DATA_TRIES {
+        match data::open(disk) {
+            Ok(told) => return Ok(told),
+            Err(error) => failed = chain(&error).to_string(),
+        }
+        say(format_args!("{failed}; trying again"));
+        sleep(DATA_PAUSE);
+    }
+    say(format_args!("the data partition cannot be written: {failed}"));
+    data::open_read_only(disk)
+}
+
+/// The machine's own number, made once; programs look for it in /etc, which links here.
+fn machine_id() -> Result<(), Error> {
+    let kept = Path::new(DATA).join("init/machine-id");
+    if !kept.exists() {
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").doing("ask the kernel for a random number")?;
+        sys::files::write_atomically(&kept, format!("{}\n", uuid.trim().replace('-', "")).as_bytes(), 0o444)?;
+    }
+    fs::copy(&kept, "/run/machine-id").doing("copy the machine's number")?;
+    Ok(())
+}
+
+fn raise_clock(machine: &mut Machine) -> Result<String, Error> {
+    clock::raise(machine.board.number("built")?)
+}
+
+fn network_up(machine: &mut Machine) -> Result<String, Error> {
+    let (network, told) = network::up(&machine.board, &machine.hostname)?;
+    machine.network = Some(network);
+    Ok(told)
+}

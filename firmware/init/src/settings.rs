@@ -1,0 +1,129 @@
+//! The small text files of the image: `name value` lines in the initramfs and under `/etc/skerry`.
+//!
+//! Start at [`Facts`]; [`services`] and [`published`] read lists. `#` begins a note.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::phase::Error;
+
+/// Names with values, one a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    values: BTreeMap<String, String>,
+    file: String,
+}
+
+impl Facts {
+    /// Reads a file; one that is not there has no facts.
+    pub fn read(path: &Path) -> Result<Facts, Error> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Facts::parse(&path.display().to_string(), &text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Facts::parse(&path.display().to_string(), ""))
+            }
+            Err(source) => Err(Error::Io { doing: format!("read {}", path.display()), source }),
+        }
+    }
+
+    /// Understands a text; `file` is for messages.
+    pub fn parse(file: &str, text: &str) -> Facts {
+        let pair = |line: &str| {
+            let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            (name.to_owned(), value.trim().to_owned())
+        };
+        Facts { values: lines(text).map(pair).collect(), file: file.to_owned() }
+    }
+
+    /// The value of `name`, where it is there.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The value of `name`, which must be there.
+    pub fn must(&self, name: &str) -> Result<&str, Error> {
+        self.get(name).ok_or_else(|| Error::Wrong(format!("{} does not say {name}", self.file)))
+    }
+
+    /// The number behind `name`, which must be there.
+    pub fn number(&self, name: &str) -> Result<u64, Error> {
+        let value = self.must(name)?;
+        value.parse().map_err(|_| Error::Wrong(format!("{}: {name} is {value:?}, which is no number", self.file)))
+    }
+}
+
+/// A program to keep running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, for messages and its cgroup.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// The services of `/etc/skerry/services`: name, program, arguments, one a line.
+pub fn services(text: &str) -> Result<Vec<Service>, Error> {
+    lines(text).map(service).collect()
+}
+
+fn service(line: &str) -> Result<Service, Error> {
+    let mut words = line.split_whitespace().map(str::to_owned);
+    match (words.next(), words.next()) {
+        (Some(name), Some(program)) if program.starts_with('/') => {
+            Ok(Service { name, program: program.into(), args: words.collect() })
+        }
+        _ => Err(Error::Wrong(format!("a service is a name, a program's full path and its arguments, not {line:?}"))),
+    }
+}
+
+/// The files to hand to whoever runs the machine: path, then the name of a virtio port.
+pub fn published(text: &str) -> Vec<(PathBuf, String)> {
+    lines(text)
+        .filter_map(|line| line.split_once(' '))
+        .map(|(file, port)| (file.into(), port.trim().to_owned()))
+        .collect()
+}
+
+/// The value of `name=` on the kernel's command line; the last one counts.
+pub fn of_command_line<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|line| !line.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_lines_without_notes() {
+        let facts = Facts::parse("board", "# a board\nname qemu-arm64\ntimeout 30 # s\nempty\n");
+        assert_eq!(facts.get("name"), Some("qemu-arm64"));
+        assert_eq!(facts.number("timeout").unwrap(), 30);
+        assert_eq!(facts.get("empty"), Some(""));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_file() {
+        let facts = Facts::parse("/slot", "root_hash\nsize x\n");
+        assert_eq!(facts.must("disk").unwrap_err().to_string(), "/slot does not say disk");
+        assert_eq!(facts.number("size").unwrap_err().to_string(), "/slot: size is \"x\", which is no number");
+    }
+
+    #[test]
+    fn a_service_has_a_name_and_a_full_path() {
+        let expected = Service { name: "server".into(), program: "/bin/skerry".into(), args: vec!["server".into()] };
+        assert_eq!(services("server /bin/skerry server\n").unwrap(), [expected]);
+        assert!(services("server skerry\n").is_err());
+    }
+
+    #[test]
+    fn the_last_word_on_the_command_line_counts() {
+        assert_eq!(of_command_line("quiet skerry.slot=a skerry.slot=b x", "skerry.slot"), Some("b"));
+        assert_eq!(of_command_line("skerry.slots=a", "skerry.slot"), None);
+    }
+}

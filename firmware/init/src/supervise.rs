@@ -1,0 +1,359 @@
+//! Keeps programs running: starts them, reads what they say, reaps them and starts them again.
+//!
+//! Start at [`run`]. One thread, smol's executor: a task a service, one for signals, one a chore.
+//!
+//! Invariants:
+//! * a program that ends is started again, after a pause that doubles up to [`PAUSE_MAX`] and is forgotten after a long run;
+//! * every child that the kernel hands us is reaped, ours or not;
+//! * a service's log never exceeds twice [`LOG_BYTES_MAX`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use smol::channel::{Sender, bounded};
+use smol::io::{AsyncBufReadExt, BufReader};
+use smol::stream::StreamExt;
+use smol::{Async, LocalExecutor, Timer};
+
+use crate::console::say;
+use crate::data::DATA;
+use crate::power::Down;
+use crate::root::Machine;
+use crate::settings::Service;
+use crate::{clock, network, trial};
+
+/// The first pause before a program is started again.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A program that ran so long is healthy: its next end starts with the shortest pause.
+const LONG_RUN: Duration = Duration::from_secs(60);
+/// A service's log is begun anew here, keeping the one before.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+/// Longer lines are cut.
+const LINE_BYTES_MAX: usize = 4096;
+/// A power cut sets the clock of a board without one back by so much at most.
+const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A lease of no length given is renewed so often.
+const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// The pause after a program ran for `ran`, the last pause being `last`.
+pub fn pause_after(ran: Duration, last: Duration) -> Duration {
+    if ran >= LONG_RUN { PAUSE_MIN } else { (last * 2).clamp(PAUSE_MIN, PAUSE_MAX) }
+}
+
+type Waiting = Rc<RefCell<BTreeMap<u32, Sender<String>>>>;
+
+/// Blocks what [`run`] waits for. Called before any thread is made, so that all inherit it.
+pub fn block_signals() {
+    let _kept = signals().thread_block();
+}
+
+fn signals() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().collect()
+}
+
+/// Runs the services until somebody asks the machine to go down; says how.
+pub fn run(machine: &mut Machine) -> io::Result<Down> {
+    let waiting = Waiting::default();
+    let down = Rc::new(Cell::new(None));
+    let executor = LocalExecutor::new();
+    let signals = Async::new(SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)?;
+    for service in machine.services.clone() {
+        executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&down))).detach();
+    }
+    for (file, port) in machine.published.clone() {
+        executor.spawn(publish(file, port)).detach();
+    }
+    if let Some(mut watchdog) = machine.watchdog.take() {
+        let down = Rc::clone(&down);
+        let pet = async move {
+            while down.get().is_none() {
+                watchdog.pet();
+                Timer::after(watchdog.every).await;
+            }
+            watchdog.close();
+        };
+        executor.spawn(pet).detach();
+    }
+    executor.spawn(remember_time()).detach();
+    executor.spawn(listen_for_orders(Rc::clone(&down))).detach();
+    if let Some(healthy) = machine.healthy.clone() {
+        executor.spawn(confirm(healthy, machine.disk.clone(), machine.slot)).detach();
+    }
+    if let Some(network) = machine.network.clone() {
+        executor.spawn(keep_lease(network, machine.hostname.clone())).detach();
+    }
+    smol::block_on(executor.run(watch(signals, waiting, down)))
+}
+
+/// Signals are told here, and children reaped.
+async fn watch(signals: Async<SignalFd>, waiting: Waiting, down: Rc<Cell<Option<Down>>>) -> io::Result<Down> {
+    loop {
+        reap_all(&waiting);
+        if let Some(how) = down.get() {
+            return Ok(how);
+        }
+        // A look now and then, besides the signals: two children's ends may be one signal.
+        let told = smol::future::or(async { signals.readable().await.map(|()| true) }, async {
+            Timer::after(Duration::from_secs(1)).await;
+            Ok(false)
+        });
+        if !told.await? {
+            continue;
+        }
+        while let Ok(Some(signal)) = signals.get_ref().read_signal() {
+            down.set(down.get().or(order_of(signal.ssi_signo as i32)));
+        }
+    }
+}
+
+/// SIGTERM and Ctrl-Alt-Del restart, SIGUSR1 and SIGUSR2 switch off, as with other small inits.
+fn order_of(signal: i32) -> Option<Down> {
+    match Signal::try_from(signal) {
+        Ok(Signal::SIGTERM | Signal::SIGINT) => Some(Down::Restart),
+        Ok(Signal::SIGUSR1 | Signal::SIGUSR2) => Some(Down::Off),
+        _ => None,
+    }
+}
+
+fn reap_all(waiting: &Waiting) {
+    while let Some((pid, exit)) = sys::process::reap() {
+        if let Some(service) = waiting.borrow_mut().remove(&pid) {
+            let _gone = service.try_send(format!("{exit:?}"));
+        }
+    }
+}
+
+async fn keep(service: Service, waiting: Waiting, down: Rc<Cell<Option<Down>>>) {
+    let mut pause = Duration::ZERO;
+    while down.get().is_none() {
+        let began = Instant::now();
+        match start(&service, &waiting).await {
+            Ok(end) => say(format_args!("{} ended: {end}", service.name)),
+            Err(error) => {
+                say(format_args!("failed to start {} ({}): {error}", service.name, service.program.display()));
+            }
+        }
+        pause = pause_after(began.elapsed(), pause);
+        Timer::after(pause).await;
+    }
+}
+
+/// Starts the program and reads what it says until it ends; tells how.
+async fn start(service: &Service, waiting: &Waiting) -> io::Result<String> {
+    let (reader, writer) = io::pipe()?;
+    let child = Command::new(&service.program)
+        .args(&service.args)
+        .env_clear()
+        .env("PATH", "/bin:/sbin")
+        .env("HOME", DATA)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .spawn()?;
+    let (ended, end) = bounded(1);
+    waiting.borrow_mut().insert(child.id(), ended);
+    if let Err(error) = settle(&service.name, child.id()) {
+        say(format_args!("{} runs without a cgroup of its own: {error}", service.name));
+    }
+    say(format_args!("{} started, process {}", service.name, child.id()));
+    let reading = listen(&service.name, reader);
+    let ending = async { end.recv().await.unwrap_or_else(|_| "nobody knows how".to_owned()) };
+    // Its children may hold the pipe open longer than it lives, so its end is what counts.
+    let (end, ()) = smol::future::zip(ending, smol::future::or(reading, end_of(&end))).await;
+    Ok(end)
+}
+
+/// Ready a moment after the service has ended: what it said last is read until then.
+async fn end_of(end: &smol::channel::Receiver<String>) {
+    while !end.is_closed() {
+        Timer::after(LOOK_EVERY).await;
+    }
+}
+
+/// A cgroup for the service, and a word to the kernel that it goes last when memory ends.
+fn settle(name: &str, pid: u32) -> io::Result<()> {
+    let _unknown_to_some_kernels = fs::write(format!("/proc/{pid}/oom_score_adj"), "-999");
+    let folder = Path::new("/sys/fs/cgroup/system").join(name);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("cgroup.procs"), pid.to_string())
+}
+
+async fn listen(name: &str, pipe: io::PipeReader) {
+    let Ok(pipe) = Async::new(pipe) else { return };
+    let mut lines = BufReader::new(ReadPipe(pipe)).split(b'\n');
+    let mut log = Log::open(name);
+    while let Some(Ok(mut line)) = lines.next().await {
+        line.truncate(LINE_BYTES_MAX);
+        log.line(&line);
+        let _unheard = io::stderr().write_all(format!("{name}: {}\n", String::from_utf8_lossy(&line)).as_bytes());
+    }
+}
+
+/// A pipe for smol: `io::PipeReader` promises nothing about who else reads it, which is nobody.
+struct ReadPipe(Async<io::PipeReader>);
+
+impl smol::io::AsyncRead for ReadPipe {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        into: &mut [u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        loop {
+            match nix::unistd::read(self.0.get_ref().as_fd(), into) {
+                Err(nix::errno::Errno::EAGAIN) => {}
+                other => return std::task::Poll::Ready(other.map_err(io::Error::from)),
+            }
+            match self.0.poll_readable(context) {
+                std::task::Poll::Ready(Ok(())) => {}
+                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => return std::task::Poll::Pending,
+            }
+        }
+    }
+}
+
+/// A service's log on the data partition; where there is none, the console is all there is.
+struct Log {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+}
+
+impl Log {
+    fn open(name: &str) -> Log {
+        let path = Path::new(DATA).join("log").join(format!("{name}.log"));
+        let _absent = fs::create_dir_all(path.parent().unwrap_or(Path::new(DATA)));
+        let file = File::options().create(true).append(true).open(&path).ok();
+        let bytes = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |about| about.len());
+        Log { path, file, bytes }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        if self.bytes > LOG_BYTES_MAX {
+            let _kept = fs::rename(&self.path, self.path.with_extension("log.1"));
+            self.file = File::options().create(true).append(true).open(&self.path).ok();
+            self.bytes = 0;
+        }
+        if let Some(file) = &mut self.file {
+            let _full = file.write_all(line).and_then(|()| file.write_all(b"\n"));
+            self.bytes += line.len() as u64 + 1;
+        }
+    }
+}
+
+/// Hands a file to whoever runs the machine, by a virtio port: again whenever it changes.
+async fn publish(file: PathBuf, port: String) {
+    let Some(device) = port_device(&port) else { return };
+    let mut last = String::new();
+    loop {
+        if let Ok(text) = fs::read_to_string(&file)
+            && text != last
+            && fs::write(&device, format!("begin {}\n{text}", text.len())).is_ok()
+        {
+            last = text;
+        }
+        Timer::after(if last.is_empty() { LOOK_EVERY } else { LOOK_EVERY * 50 }).await;
+    }
+}
+
+/// The device of the virtio port of that name; nothing where the machine has none, as real boards.
+fn port_device(port: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir("/sys/class/virtio-ports").ok()?;
+    let found = entries
+        .flatten()
+        .find(|entry| fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == port))?;
+    Some(Path::new("/dev").join(found.file_name()))
+}
+
+/// `off` and `restart`, by a virtio port, from whoever runs the machine.
+async fn listen_for_orders(down: Rc<Cell<Option<Down>>>) {
+    let Some(device) = port_device("skerry.orders") else { return };
+    let Ok(port) = File::open(&device).and_then(Async::new) else { return };
+    let mut buffer = [0; 64];
+    while port.readable().await.is_ok() {
+        let Ok(count) = nix::unistd::read(port.get_ref().as_fd(), &mut buffer) else {
+            Timer::after(LOOK_EVERY).await;
+            continue;
+        };
+        match String::from_utf8_lossy(&buffer[..count]).trim() {
+            "off" => down.set(Some(Down::Off)),
+            "restart" => down.set(Some(Down::Restart)),
+            // A port whose other end is closed reads as ended all the time.
+            _ => drop(Timer::after(LOOK_EVERY * 5).await),
+        }
+    }
+}
+
+async fn remember_time() {
+    loop {
+        if let Err(error) = clock::remember() {
+            say(format_args!("the time is not remembered: {}", base::chain(&error)));
+        }
+        Timer::after(REMEMBER_EVERY).await;
+    }
+}
+
+async fn confirm(healthy: String, disk: PathBuf, slot: slots::Name) {
+    while !trial::answers(&healthy) {
+        Timer::after(LOOK_EVERY).await;
+    }
+    match trial::confirm(&disk, slot) {
+        Ok(true) => say(format_args!("slot {} is confirmed: {healthy} answers", slot.letter())),
+        Ok(false) => say(format_args!("healthy: {healthy} answers")),
+        Err(error) => say(format_args!("slot {} is not confirmed: {}", slot.letter(), base::chain(&error))),
+    }
+}
+
+async fn keep_lease(mut network: network::Network, hostname: String) {
+    while let Some(lease) = &network.lease {
+        Timer::after((Duration::from_secs(lease.seconds.into()) / 2).max(RENEW_AT_LEAST)).await;
+        let (before, name) = (network.clone(), hostname.clone());
+        match smol::unblock(move || network::renew(&before, &name)).await {
+            Ok(after) => network = after,
+            Err(error) => say(format_args!("the lease is not renewed: {}", base::chain(&error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ran_s: u64, last_ms: u64, expected_ms: u64) {
+        let pause = pause_after(Duration::from_secs(ran_s), Duration::from_millis(last_ms));
+        assert_eq!(pause.as_millis() as u64, expected_ms);
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_its_limit() {
+        check(0, 0, 250);
+        check(0, 250, 500);
+        check(5, 20_000, 30_000);
+        check(5, 30_000, 30_000);
+    }
+
+    #[test]
+    fn a_long_run_is_forgiven() {
+        check(60, 30_000, 250);
+    }
+
+    #[test]
+    fn signals_are_orders() {
+        assert_eq!(order_of(Signal::SIGTERM as i32), Some(Down::Restart));
+        assert_eq!(order_of(Signal::SIGUSR2 as i32), Some(Down::Off));
+        assert_eq!(order_of(Signal::SIGCHLD as i32), None);
+    }
+}
