@@ -58,3 +58,124 @@ fn assert_same(path: &str, ours: &Value, theirs: &Value, kind: &Kind) {
         _ => assert_eq!(ours, theirs, "{} {} at {path}", kind.api_version(), kind.kind),
     }
 }
+
+fn swagger(folder: &std::path::Path) -> Value {
+    let text = fs::read(folder.join("kubernetes-swagger-v1.35.json")).expect("the swagger document is there");
+    serde_json::from_slice(&text).expect("the swagger document is JSON")
+}
+
+/// Upstream says these without an effect: granular and replace are what saying nothing means, and bytes are no list.
+const IDLE_WORDS: [&str; 3] = [
+    "io.k8s.api.core.v1.PersistentVolumeClaimStatus.allocatedResourceStatuses ",
+    "io.k8s.api.policy.v1.PodDisruptionBudgetSpec.selector ",
+    "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec.caBundle ",
+];
+
+#[test]
+fn definitions_are_upstreams_without_the_prose() {
+    let Some(folder) = folder() else { return };
+    let kinds: Vec<&Kind> = KINDS.iter().collect();
+    let ours: Value = serde_json::from_slice(&api::openapi::v2(&kinds)).expect("our document is JSON");
+    let theirs = swagger(&folder);
+    let (mut types, mut fields, mut differences) = (0, 0, Vec::new());
+    for (name, definition) in ours["definitions"].as_object().expect("definitions") {
+        let theirs = &theirs["definitions"][name];
+        if theirs.is_null() {
+            differences.push(format!("{name} is ours alone"));
+            continue;
+        }
+        types += 1;
+        let properties = |one: &Value| one["properties"].as_object().cloned().unwrap_or_default();
+        let (our_fields, their_fields) = (properties(definition), properties(theirs));
+        for field in our_fields.keys().chain(their_fields.keys()) {
+            let (Some(our), Some(their)) = (our_fields.get(field), their_fields.get(field)) else {
+                differences.push(format!("{name}.{field} is on one side only"));
+                continue;
+            };
+            fields += 1;
+            for key in [
+                "type",
+                "format",
+                "$ref",
+                "x-kubernetes-list-map-keys",
+                "x-kubernetes-patch-strategy",
+                "x-kubernetes-patch-merge-key",
+                "x-kubernetes-map-type",
+            ] {
+                if our[key] != their[key] {
+                    differences.push(format!("{name}.{field} {key}: {} instead of {}", our[key], their[key]));
+                }
+            }
+            // Saying nothing means atomic.
+            if our["x-kubernetes-list-type"] != their["x-kubernetes-list-type"]
+                && !their["x-kubernetes-list-type"].is_null()
+            {
+                differences.push(format!("{name}.{field} has another list type"));
+            }
+        }
+        let sorted = |one: &Value| {
+            let mut names: Vec<String> =
+                one["required"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        if sorted(definition) != sorted(theirs)
+            || definition["x-kubernetes-map-type"] != theirs["x-kubernetes-map-type"]
+        {
+            differences.push(format!("{name} requires other fields or merges in another way"));
+        }
+    }
+    println!("{types} definitions with {} fields compared, {} differences", fields / 2, differences.len());
+    differences.retain(|line| !IDLE_WORDS.iter().any(|idle| line.starts_with(idle)));
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn verbs_are_those_of_upstreams_paths() {
+    let Some(folder) = folder() else { return };
+    let theirs = swagger(&folder);
+    let operation = |path: &str, method: &str| theirs["paths"][path][method].is_object();
+    let mut wrong = Vec::new();
+    for kind in KINDS.iter() {
+        let root = match kind.group.as_ref() {
+            "" => format!("/api/{}", kind.version),
+            group => format!("/apis/{group}/{}", kind.version),
+        };
+        let base = format!("{root}/{}{}", if kind.namespaced { "namespaces/{namespace}/" } else { "" }, kind.plural);
+        if theirs["paths"][&base].is_null() {
+            wrong.push(format!("{base} is ours alone"));
+            continue;
+        }
+        let one = format!("{base}/{{name}}");
+        let pairs = [
+            ("create", &base, "post"),
+            ("list", &base, "get"),
+            ("deletecollection", &base, "delete"),
+            ("get", &one, "get"),
+        ];
+        let more = [("update", &one, "put"), ("patch", &one, "patch"), ("delete", &one, "delete")];
+        for (verb, path, method) in pairs.into_iter().chain(more) {
+            if kind.verbs.allows(verb) != operation(path, method) {
+                wrong.push(format!("{verb} of {base}"));
+            }
+        }
+        for path in theirs["paths"].as_object().into_iter().flatten().map(|(path, _)| path) {
+            let below =
+                path.strip_prefix(&one).and_then(|rest| rest.strip_prefix('/')).filter(|sub| !sub.contains('/'));
+            if let Some(name) = below.filter(|name| kind.subresource(name).is_none()) {
+                wrong.push(format!("{base} lacks {name}"));
+            }
+        }
+        for sub in &kind.subresources {
+            let path = format!("{one}/{}", sub.name);
+            for (verb, method) in
+                [("create", "post"), ("get", "get"), ("update", "put"), ("patch", "patch"), ("delete", "delete")]
+            {
+                if sub.verbs.allows(verb) != operation(&path, method) {
+                    wrong.push(format!("{verb} of {path}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
