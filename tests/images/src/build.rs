@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use image::debian::{Cache, DebianError, Lock};
+use crate::debian::{Cache, DebianError, Lock};
 use serde_json::json;
 
 use crate::archive::{ArchiveError, Image, write_archive};
@@ -153,9 +153,9 @@ fn layer(
             tree.insert(path, Entry::Folder);
         }
     }
-    if tree.get("bin/busybox").is_some() {
+    if tree.get("usr/bin/busybox").is_some() {
         for tool in TOOLS.split_whitespace() {
-            tree.insert(&format!("bin/{tool}"), Entry::Link { target: "busybox".to_owned() });
+            tree.insert(&format!("usr/bin/{tool}"), Entry::Link { target: "busybox".to_owned() });
         }
     }
     tree.layer().map_err(disk)

@@ -7,11 +7,12 @@
 //! * the same packages give the same bytes: names are sorted, times are zero, owners are root;
 //! * nothing of the published images is in them but their names, and nothing runs while they are made.
 //!
-//! Not here: fetching packages (`image::debian`), reading archives (`oci`).
+//! Not here: reading archives (`oci`).
 #![forbid(unsafe_code)]
 
 mod archive;
 mod build;
+pub mod debian;
 mod table;
 mod tree;
 

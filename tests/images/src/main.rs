@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use image::debian::{Cache, Lock};
+use images::debian::{Cache, DebianError, Lock};
 use images::{Architecture, TABLE, build};
 
-const USAGE: &str = "usage: images arm64|amd64 FILE [PART-OF-A-NAME…]\n       images list";
+const USAGE: &str = "usage: images arm64|amd64 FILE [PART-OF-A-NAME…]\n       images list\n       images lock --update";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +18,12 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
+        [verb, flag] if verb == "lock" && flag == "--update" => {
+            return match update() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            };
+        }
         [architecture, file, wanted @ ..] if architecture == "arm64" => (Architecture::Arm64, file, wanted),
         [architecture, file, wanted @ ..] if architecture == "amd64" => (Architecture::Amd64, file, wanted),
         _ => {
@@ -25,17 +31,31 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let takes = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let cache = Cache::new(&top.join("build/cache/debian"));
-    let lock = match Lock::read(&top.join("image/packages.lock")) {
+    let lock = match Lock::read(&lock_path()) {
         Ok(lock) => lock,
         Err(error) => return fail(&error),
     };
-    match build(&lock, &cache, architecture, takes, &PathBuf::from(file)) {
+    match build(&lock, &cache(), architecture, takes, &PathBuf::from(file)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn lock_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packages.lock")
+}
+
+fn cache() -> Cache {
+    Cache::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/cache/debian"))
+}
+
+/// Asks the archive for the newest version of each package.
+fn update() -> Result<(), DebianError> {
+    let path = lock_path();
+    let renewed = cache().update(&Lock::read(&path)?)?;
+    let failed = |source| DebianError::Disk { action: format!("write {}", path.display()), source };
+    std::fs::write(&path, renewed.to_string()).map_err(failed)
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

@@ -38,7 +38,7 @@ const NONE: Recipe = Recipe {
     stop_signal: "",
 };
 
-const LIBC: (&str, &[&str]) = ("libc6", &["lib/ld-linux-aarch64.so.1", "lib64/", "lib/TRIPLET/l", "lib/TRIPLET/ld"]);
+const LIBC: (&str, &[&str]) = ("libc6", &["usr/lib/ld-linux", "usr/lib64/ld-linux", "usr/lib/TRIPLET/l"]);
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnginx:x:101:101:nginx:/nonexistent:/bin/false\n\
                       nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
@@ -126,14 +126,15 @@ pub const TABLE: &[Recipe] = &[
             "registry.k8s.io/nginx-slim:0.21",
             "registry.k8s.io/nginx-slim:0.24",
         ],
-        stand_in: "Debian's nginx 1.22",
+        stand_in: "Debian's nginx 1.26",
         packages: &[
             ("nginx", &["usr/sbin/nginx"]),
             LIBC,
-            ("libcrypt1", &["lib/TRIPLET/"]),
+            ("libcrypt1", &["usr/lib/TRIPLET/"]),
             ("libpcre2-8-0", &["usr/lib/TRIPLET/"]),
-            ("libssl3", &["usr/lib/TRIPLET/libssl", "usr/lib/TRIPLET/libcrypto"]),
-            ("zlib1g", &["lib/TRIPLET/"]),
+            ("libssl3t64", &["usr/lib/TRIPLET/libssl", "usr/lib/TRIPLET/libcrypto"]),
+            ("zlib1g", &["usr/lib/TRIPLET/"]),
+            ("libzstd1", &["usr/lib/TRIPLET/"]),
         ],
         files: &[
             ("etc/nginx/nginx.conf", 0o644, NGINX_CONF),
@@ -148,23 +149,23 @@ pub const TABLE: &[Recipe] = &[
     },
     Recipe {
         names: &["docker.io/library/perl:latest", "docker.io/library/perl:5.34", "docker.io/library/perl:5.34.0"],
-        stand_in: "Debian's perl 5.36 with the modules for large numbers",
+        stand_in: "Debian's perl 5.40 with the modules for large numbers",
         packages: &[
             ("perl-base", &["usr/bin/perl", "usr/lib/TRIPLET/perl-base/"]),
             (
-                "perl-modules-5.36",
+                "perl-modules-5.40",
                 &[
-                    "usr/share/perl/5.36.0/Math/Big",
-                    "usr/share/perl/5.36.0/big",
-                    "usr/share/perl/5.36.0/overload",
-                    "usr/share/perl/5.36.0/Carp",
-                    "usr/share/perl/5.36.0/Tie/",
+                    "usr/share/perl/5.40.1/Math/Big",
+                    "usr/share/perl/5.40.1/big",
+                    "usr/share/perl/5.40.1/overload",
+                    "usr/share/perl/5.40.1/Carp",
+                    "usr/share/perl/5.40.1/Tie/",
                 ],
             ),
             LIBC,
-            ("libcrypt1", &["lib/TRIPLET/"]),
+            ("libcrypt1", &["usr/lib/TRIPLET/"]),
         ],
-        links: &[("usr/share/perl/5.36", "5.36.0")],
+        links: &[("usr/share/perl/5.40", "5.40.1")],
         command: &["perl", "-de0"],
         ..NONE
     },
@@ -187,7 +188,7 @@ pub const TABLE: &[Recipe] = &[
             "docker.io/fluent/fluentd:latest",
         ],
         stand_in: "a shell script on Debian's busybox that follows /var/log/containers",
-        files: &[("bin/collector", 0o755, COLLECTOR)],
+        files: &[("usr/bin/collector", 0o755, COLLECTOR)],
         command: &["/bin/collector"],
         ..NONE
     },
@@ -210,13 +211,14 @@ pub const TABLE: &[Recipe] = &[
 
 /// What every image has: the shell and its tools, and somebody to be.
 pub(crate) const BASE: Recipe = Recipe {
-    packages: &[("busybox-static", &["bin/busybox"])],
+    packages: &[("busybox-static", &["usr/bin/busybox"])],
+    links: &[("lib", "usr/lib"), ("lib64", "usr/lib64"), ("bin", "usr/bin"), ("sbin", "usr/sbin")],
     files: &[
         ("etc/passwd", 0o644, PASSWD),
         ("etc/group", 0o644, GROUP),
-        ("bin/bash", 0o755, "#!/bin/sh\nexec /bin/sh \"$@\"\n"),
+        ("usr/bin/bash", 0o755, "#!/bin/sh\nexec /bin/sh \"$@\"\n"),
     ],
-    folders: &["tmp", "root", "home", "var", "var/log", "usr/bin", "usr/sbin", "sbin"],
+    folders: &["tmp", "root", "home", "var", "var/log", "usr/lib", "usr/lib64", "usr/sbin"],
     ..NONE
 };
 

@@ -1,14 +1,14 @@
 //! Debian packages: which ones, exactly, and how they get here.
 //!
-//! Start at [`Lock::read`] and [`Cache::fetch`]. Every package that goes into an image is named in `image/packages.lock` by
-//! name, version and SHA-256; nothing else is ever fetched. `image lock --update` asks the archive anew.
+//! Start at [`Lock::read`] and [`Cache::fetch`]. Every package that goes into an image is named in `tests/images/packages.lock` by
+//! name, version and SHA-256; nothing else is ever fetched. `images lock --update` asks the archive anew.
 //!
 //! Invariants:
 //! * a file in the cache has the hash the lock says, or it is not used;
 //! * the machine's own package sources are neither read nor changed: updates use a folder of their own;
 //! * apt does the fetching, so the machine's proxies and the archive's signatures count.
 //!
-//! Not here: what is made of the packages (`tests/images`, the disk layout).
+//! Not here: what is made of the packages (`build.rs`).
 
 use std::fmt;
 use std::fs;
@@ -42,7 +42,7 @@ pub struct Package {
     pub filename: String,
 }
 
-/// `image/packages.lock` as a value.
+/// `tests/images/packages.lock` as a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     /// The comment at the top.
@@ -65,7 +65,7 @@ pub enum DebianError {
         text: String,
     },
     /// The lock has no such package.
-    #[error("{name} for {architecture} is not in image/packages.lock")]
+    #[error("{name} for {architecture} is not in tests/images/packages.lock")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -74,7 +74,7 @@ pub enum DebianError {
     },
     /// The archive does not have it (any more).
     #[error(
-        "{name} {version} ({architecture}, {suite}) could not be fetched: {detail}; if the archive has a newer version, `cargo run -p image -- lock --update` renews the lock"
+        "{name} {version} ({architecture}, {suite}) could not be fetched: {detail}; if the archive has a newer version, `cargo run -p images -- lock --update` renews the lock"
     )]
     Missing {
         /// Its name.
@@ -345,7 +345,7 @@ mod tests {
         let lock = Lock::parse("packages.lock", &text).expect("a lock");
         assert!(lock.find("ca-certificates", "amd64").is_ok());
         let error = lock.find("busybox-static", "amd64").expect_err("none for amd64");
-        assert_eq!(error.to_string(), "busybox-static for amd64 is not in image/packages.lock");
+        assert_eq!(error.to_string(), "busybox-static for amd64 is not in tests/images/packages.lock");
     }
 
     #[test]
