@@ -15,7 +15,7 @@ mod table;
 use std::fmt;
 use std::sync::LazyLock;
 
-use crate::schema::{Text, Type, TypeRef};
+use crate::schema::{Text, Type, TypeRef, find_ref};
 
 /// A kind as it is served in one version.
 #[derive(Clone, Debug)]
@@ -139,6 +139,28 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind
     KINDS.iter().find(|row| row.kind == kind && row.version == version && row.group == group)
 }
 
+/// The built-in type of any body or answer: objects, lists, and what travels beside them (`Status`, `DeleteOptions`,
+/// `Scale`, `Eviction`, `TokenRequest`, `WatchEvent`).
+pub fn type_of(api_version: &str, kind: &str) -> Option<TypeRef> {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+    let (group, version) = split_api_version(api_version);
+    let in_version = || KINDS.iter().filter(|row| row.version == version && row.group == group);
+    if let Some(row) = in_version().find(|row| row.kind == kind) {
+        return Some(row.ty.clone());
+    }
+    if let Some(row) = in_version().find(|row| !row.list_kind.is_empty() && row.list_kind == kind) {
+        return find_ref(&format!("{}List", row.ty.name));
+    }
+    match (api_version, kind) {
+        ("autoscaling/v1", "Scale") => find_ref("io.k8s.api.autoscaling.v1.Scale"),
+        ("policy/v1", "Eviction") => find_ref("io.k8s.api.policy.v1.Eviction"),
+        ("authentication.k8s.io/v1", "TokenRequest") => find_ref("io.k8s.api.authentication.v1.TokenRequest"),
+        // Options may name the group they are meant for.
+        (_, "DeleteOptions") | ("v1" | "meta.k8s.io/v1", _) => find_ref(&format!("{META}{kind}")),
+        _ => None,
+    }
+}
+
 /// Splits an `apiVersion` into group and version: `apps/v1`, or `v1` for core.
 pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
@@ -258,6 +280,21 @@ mod tests {
             let stored = find(&kind.storage_group, &kind.storage_version, &kind.plural);
             assert!(stored.is_some_and(Kind::is_storage_version), "{} has no storage version", kind.qualified_plural());
         }
+    }
+
+    #[test]
+    fn types_are_found_for_everything_that_travels() {
+        for (api_version, kind) in [
+            ("v1", "Pod"),
+            ("apps/v1", "DeploymentList"),
+            ("v1", "Status"),
+            ("policy/v1", "DeleteOptions"),
+            ("autoscaling/v1", "Scale"),
+            ("policy/v1", "Eviction"),
+        ] {
+            assert!(type_of(api_version, kind).is_some_and(|ty| ty.name.ends_with(kind)), "no type for {kind}");
+        }
+        assert!(type_of("v1", "Nothing").is_none() && type_of("apps/v1", "Status").is_none());
     }
 
     #[test]

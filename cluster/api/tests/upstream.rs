@@ -179,3 +179,33 @@ fn verbs_are_those_of_upstreams_paths() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn upstreams_bytes_are_read_and_written() {
+    let Some(folder) = folder() else { return };
+    let (mut count, mut differ) = (0, Vec::new());
+    for kind in KINDS.iter() {
+        let (Some(text), Some(bytes)) = (object(&folder, kind, "json"), object(&folder, kind, "pb")) else { continue };
+        let (mut value, _) = parse_json(&text).expect("the data is JSON");
+        structure(kind, &mut value, Mode::Whole);
+        let decoded = api::proto::decode(kind, &bytes).expect("the bytes are an object");
+        assert_same("", &decoded, &value, kind);
+        let encoded = api::proto::encode(kind, &decoded).expect("the object can be encoded");
+        if encoded != bytes {
+            let at = encoded.iter().zip(&bytes).position(|(ours, theirs)| ours != theirs);
+            let near = at.map(|at| {
+                String::from_utf8_lossy(&bytes[at.saturating_sub(30)..bytes.len().min(at + 30)]).into_owned()
+            });
+            differ.push(format!(
+                "{} {}: {} and {} bytes, from {at:?}: {near:?}",
+                kind.api_version(),
+                kind.kind,
+                encoded.len(),
+                bytes.len()
+            ));
+        }
+        count += 1;
+    }
+    println!("{count} objects decoded to the same value, {} encoded to other bytes", differ.len());
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
