@@ -12,16 +12,31 @@
 //! Not here: JSON, kinds, selectors (`apiserver` attaches what it needs to select by through [`Annotate`]).
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod contract;
+mod core;
 mod entry;
 mod error;
+mod history;
 mod local;
+mod log;
+mod memory;
+mod options;
+mod plan;
 mod range;
+mod run;
+mod sqlite;
+mod state;
+mod verify;
+mod watch;
 mod write;
 
+pub use conformance::{annex, conformance};
 pub use contract::{Store, Watch};
 pub use entry::{Annex, Annotate, Entry, Event, Revision};
 pub use error::StoreError;
-pub use local::{Local, Options, memory, sqlite};
+pub use local::{Local, Pace, memory, memory_on, sqlite};
+pub use memory::{Disk, Fault};
+pub use options::Options;
 pub use range::{Page, Range};
 pub use write::{Delete, Durability, Precondition, Put, Write};

@@ -1,0 +1,203 @@
+//! The edge: takes what the core wants done, does it at the log, tells the core.
+//!
+//! Start at [`Driver::turn`], one step; [`run`] takes steps for ever inside tokio.
+//!
+//! Invariants:
+//! * one driver owns the log, and has at most one operation under way there;
+//! * nobody is answered, and nobody woken, while a lock is held.
+//!
+//! Not here: what to do and when (`core.rs`).
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use base::Monotonic;
+use tokio::sync::Notify;
+
+use crate::core::{Core, Effects, Step, Suspect, Waiting};
+use crate::log::{Commit, Log, LogError};
+use crate::verify::{Found, verify};
+use crate::watch::{Registry, Watchers};
+use crate::{Annotate, Entry, Options};
+
+/// The core is told the time so often. Twice a minute is nothing on an idle board.
+const TICK: Duration = Duration::from_secs(30);
+/// A log that failed is tried again after this at first, doubling up to the other.
+const REOPEN_AFTER: Duration = Duration::from_millis(50);
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(5);
+
+/// What readers, writers and the driver share.
+pub(crate) struct Shared {
+    core: RwLock<Core>,
+    pub(crate) annotate: Annotate,
+}
+
+impl Shared {
+    /// Reads.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Core> {
+        self.core.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes, then answers and wakes.
+    pub(crate) fn change<T>(&self, with: impl FnOnce(&mut Core, &mut Effects) -> T) -> T {
+        let mut effects = Effects::default();
+        let result = with(&mut self.core.write().unwrap_or_else(PoisonError::into_inner), &mut effects);
+        effects.perform();
+        result
+    }
+}
+
+impl Registry for Shared {
+    fn watchers(&self, with: &mut dyn FnMut(&mut Watchers)) {
+        self.change(|core, _| with(&mut core.watchers));
+    }
+}
+
+/// Owns the log.
+pub(crate) struct Driver<L> {
+    shared: Arc<Shared>,
+    log: L,
+    suspect: Option<Suspect>,
+}
+
+/// How a turn went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There was nothing to do.
+    Idle,
+    /// Something was done; there may be more.
+    Worked,
+    /// The log failed; try again in a while.
+    Broken,
+    /// The store is closed.
+    Closed,
+}
+
+impl<L: Log> Driver<L> {
+    /// Opens the log, reads everything, reserves revisions.
+    pub(crate) async fn start(mut log: L, annotate: Annotate, options: Options) -> Result<Driver<L>, LogError> {
+        let mut entries = Vec::new();
+        let load = annotate.clone();
+        let header = log
+            .open(&mut |key, revision, value| {
+                let annex = load(key, &value);
+                entries.push(Entry { key: key.into(), value, revision, annex });
+            })
+            .await?;
+        let mut core = Core::start(header, entries.into_iter(), options);
+        let first = core.first_commit();
+        log.append(&first).await?;
+        Ok(Driver { shared: Arc::new(Shared { core: RwLock::new(core), annotate }), log, suspect: None })
+    }
+
+    /// The other half.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Does one thing.
+    pub(crate) async fn turn(&mut self) -> Turn {
+        let step = self.shared.change(|core, _| core.take());
+        match step {
+            Step::Nothing if self.shared.read().is_closed() => Turn::Closed,
+            Step::Nothing => Turn::Idle,
+            Step::Batch(waiting) => self.commit(waiting).await,
+            Step::Recover => self.recover().await,
+            Step::Close(last) => self.close(last).await,
+        }
+    }
+
+    async fn commit(&mut self, waiting: Vec<Waiting>) -> Turn {
+        let batch = self.shared.read().plan(waiting, &self.shared.annotate);
+        let appended = match batch.commit() {
+            Some(commit) => self.log.append(commit).await,
+            None => Ok(()),
+        };
+        if let Err(error) = appended {
+            self.suspect = self.shared.change(|core, effects| core.fail(batch, &error.0, effects));
+            return Turn::Broken;
+        }
+        self.shared.change(|core, effects| core.complete(batch, &self.shared.annotate, effects));
+        if let Err(error) = self.log.tend().await {
+            self.shared.change(|core, effects| core.refuse(&error.0, effects));
+            return Turn::Broken;
+        }
+        Turn::Worked
+    }
+
+    /// Opens the log again, finds out whether the last commit is in it, and shows that it takes writes.
+    async fn recover(&mut self) -> Turn {
+        match self.reopen().await {
+            Ok(()) => Turn::Worked,
+            Err(error) => {
+                self.shared.change(|core, effects| core.refuse(&error.0, effects));
+                Turn::Broken
+            }
+        }
+    }
+
+    async fn reopen(&mut self) -> Result<(), LogError> {
+        let mut found = Found::default();
+        let shared = self.shared.clone();
+        let header =
+            self.log.open(&mut |key, revision, value| found.see(&shared.read(), key, revision, &value)).await?;
+        let (happened, probe) = {
+            let core = self.shared.read();
+            let happened = verify(&core, self.suspect.as_ref(), header, found)
+                .map_err(|what| LogError(format!("the log is not what was written: {what}")))?;
+            (happened, core.probe(header))
+        };
+        self.log.append(&probe).await?;
+        let suspect = self.suspect.take().filter(|_| happened);
+        self.shared.change(|core, effects| core.recover(&probe.header, suspect, effects));
+        Ok(())
+    }
+
+    async fn close(&mut self, last: Option<Commit>) -> Turn {
+        let appended = match &last {
+            Some(last) => self.log.append(last).await,
+            None => Ok(()),
+        };
+        self.log.close().await;
+        let failure = appended.err().map(|error| error.0);
+        self.shared.change(|core, effects| core.closed(failure, effects));
+        Turn::Closed
+    }
+}
+
+/// Takes turns until the store is closed. `work` is notified when there may be something to do.
+pub(crate) async fn run<L: Log>(mut driver: Driver<L>, work: Arc<Notify>) {
+    let start = tokio::time::Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = REOPEN_AFTER;
+    loop {
+        match driver.turn().await {
+            Turn::Worked => pause = REOPEN_AFTER,
+            Turn::Broken => {
+                wait_or_closing(&driver.shared, &work, pause).await;
+                pause = (pause * 2).min(REOPEN_AFTER_MAX);
+            }
+            Turn::Closed => return,
+            Turn::Idle => {
+                tokio::select! {
+                    () = work.notified() => {}
+                    now = ticks.tick() => {
+                        let now = Monotonic((now - start).as_nanos() as u64);
+                        driver.shared.change(|core, effects| core.tick(now, effects));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits, but not for a store that is to be closed.
+async fn wait_or_closing(shared: &Shared, work: &Notify, pause: Duration) {
+    let closing = async {
+        while !shared.read().is_closed() {
+            work.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(pause, closing).await;
+}

@@ -1,0 +1,129 @@
+//! Opens a SQLite file, checks it, reads it.
+//!
+//! Start at [`open`].
+//!
+//! Invariants:
+//! * a file that cannot be read, is damaged, foreign or too new is left as it is, and the error names it;
+//! * after anything but a clean stop the whole file is checked before it is used.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row as _};
+
+use super::checkpoint::PAGE_BYTES;
+use super::rescue::{beside, renew, sync_folder};
+use super::schema::{SchemaError, damage, prepare, read_header};
+use super::{ask_number, ask_text};
+use crate::Revision;
+use crate::log::{Each, Header, LogError};
+
+/// SQLite before this one can damage a write-ahead file when it starts it over.
+const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
+/// The write-ahead file is cut back to this when one batch made it larger.
+const WAL_BYTES_MAX: &str = "8388608";
+/// SQLite's own cache, in KiB: objects are served from our memory, so it needs only the pages about to be written.
+const CACHE_KIB: &str = "-1024";
+
+/// Makes sure that no other process uses the file at `path`, as long as the result is kept.
+pub(super) fn lock(path: &Path) -> Result<File, LogError> {
+    let folder = folder(path);
+    if !folder.is_dir() {
+        return Err(LogError(format!("the folder {} does not exist", folder.display())));
+    }
+    let lock = beside(path, "-lock");
+    let failed = |error: &dyn std::fmt::Display| LogError(format!("failed to lock {}: {error}", lock.display()));
+    let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(failed(&"another process uses this store")),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+/// Opens the file at `path`, makes it if there is none, and shows every object to `each`.
+pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnection, Header), LogError> {
+    let failed = |doing: &str, error: &dyn std::error::Error| {
+        LogError(format!("failed to {doing} {}: {}", path.display(), base::chain(error)))
+    };
+    let is_new = !path.exists();
+    let left_over = blocking(path, renew).await.map_err(|error| failed("renew the write-ahead file of", &error))?;
+    let mut connection = connect(path).await.map_err(|error| failed("open", &error))?;
+    check_settings(&mut connection).await?;
+    prepare(&mut connection).await.map_err(|error| match error {
+        SchemaError::Sqlite(error) => failed("open", &error),
+        other => failed("use", &other),
+    })?;
+    if is_new {
+        blocking(path, sync_folder).await.map_err(|error| failed("make durable", &error))?;
+    }
+    let header = read_header(&mut connection).await.map_err(|error| failed("read", &error))?;
+    if left_over || !header.clean {
+        let found = damage(&mut connection).await.map_err(|error| failed("check", &error))?;
+        if let Some(found) = found {
+            return Err(LogError(format!("{} is damaged: {found}", path.display())));
+        }
+    }
+    read_objects(&mut connection, each).await.map_err(|error| failed("read", &error))?;
+    Ok((connection, header))
+}
+
+/// The folder that holds `path`.
+pub(super) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .pragma("page_size", PAGE_BYTES.to_string())
+        .locking_mode(SqliteLockingMode::Exclusive)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", WAL_BYTES_MAX)
+        .pragma("cache_size", CACHE_KIB)
+        .pragma("cell_size_check", "ON")
+        .pragma("trusted_schema", "OFF")
+        .disable_statement_logging()
+        .connect()
+        .await
+}
+
+/// SQLite passes over settings that it does not like; we do not.
+async fn check_settings(connection: &mut SqliteConnection) -> Result<(), LogError> {
+    let asked = |error: sqlx::Error| LogError(format!("failed to ask SQLite for its settings: {error}"));
+    let version = ask_text(connection, "SELECT sqlite_version()").await.map_err(asked)?;
+    let numbers: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+    if numbers[..] < SQLITE_VERSION_MIN[..] {
+        return Err(LogError(format!("SQLite {version} is too old, 3.51.3 is needed")));
+    }
+    let journal = ask_text(connection, "PRAGMA journal_mode").await.map_err(asked)?;
+    let synchronous = ask_number(connection, "PRAGMA synchronous").await.map_err(asked)?;
+    if journal != "wal" || synchronous != 2 {
+        return Err(LogError(format!("SQLite runs with journal {journal}, synchronous {synchronous}: not wal, 2")));
+    }
+    Ok(())
+}
+
+async fn read_objects(connection: &mut SqliteConnection, each: Each<'_>) -> Result<(), sqlx::Error> {
+    {
+        let mut rows = sqlx::query("SELECT key, revision, value FROM object").fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            let revision: i64 = row.try_get(1)?;
+            each(row.try_get(0)?, Revision(revision as u64), Bytes::copy_from_slice(row.try_get(2)?));
+        }
+    }
+    sqlx::query("PRAGMA shrink_memory").execute(connection).await?;
+    Ok(())
+}
+
+/// Runs file work where it may take its time.
+async fn blocking<T: Send + 'static>(path: &Path, work: fn(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || work(&path)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
