@@ -11,14 +11,19 @@
 //! Not here: how containers are made (`runtime`), where pods go (`scheduler`), who may connect to a Service (`proxy`).
 #![forbid(unsafe_code)]
 
+pub mod action;
+pub mod events;
 pub mod lifecycle;
 pub mod make;
+pub mod objects;
 pub mod options;
 pub mod pod;
+pub mod probe;
 pub mod quantity;
 pub mod run;
 pub mod status;
 pub mod step;
+pub mod volumes;
 
 pub use options::{Machine, Options, Tls};
 pub use run::{KubeletError, run};

@@ -470,12 +470,11 @@ fn ready_condition(
 }
 
 /// The body of a strategic merge patch that turns the status the API has into `next`.
-pub fn patch(pod: &PodInfo, next: &PodStatus) -> serde_json::Value {
-    let before = pod.pod.status.clone().unwrap_or_default();
+pub fn patch(uid: &str, before: &PodStatus, next: &PodStatus) -> serde_json::Value {
     let mut status = serde_json::to_value(next).unwrap_or_default();
     if let Some(fields) = status.as_object_mut() {
         // Patches merge: what is to vanish must be named, and lists of addresses must be replaced as a whole.
-        let old = serde_json::to_value(&before).unwrap_or_default();
+        let old = serde_json::to_value(before).unwrap_or_default();
         const OURS: [&str; 9] = [
             "reason",
             "message",
@@ -499,8 +498,16 @@ pub fn patch(pod: &PodInfo, next: &PodStatus) -> serde_json::Value {
                 list.insert(0, serde_json::json!({"$patch": "replace"}));
             }
         }
+        if let Some(list) = fields.get_mut("conditions").and_then(|list| list.as_array_mut()) {
+            list.retain(|condition| condition.get("type").and_then(|kind| kind.as_str()).is_some_and(is_ours));
+        }
     }
-    serde_json::json!({"metadata": {"uid": pod.uid}, "status": status})
+    serde_json::json!({"metadata": {"uid": uid}, "status": status})
+}
+
+/// Whether a condition is the kubelet's to say.
+pub fn is_ours(kind: &str) -> bool {
+    matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
 }
 
 /// Whether two statuses say the same.

@@ -1,0 +1,516 @@
+//! The volumes of a pod: what files they hold, and putting them there.
+//!
+//! Start at [`payload`] for what a volume made of API objects holds, and at [`prepare`] for the folder it becomes.
+//!
+//! Invariants:
+//! * secrets and tokens lie in memory (tmpfs) only;
+//! * files of a volume change together, by one rename of `..data`, as upstream does;
+//! * what is on disk already as wanted is not written again.
+//!
+//! Not here: fetching objects and tokens (`objects`), mounting into containers (`runtime`), volumes that outlive pods.
+
+pub mod atomic;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Secret, Volume, VolumeProjection,
+};
+
+use crate::make::Source;
+use crate::make::fields::{self, FieldFacts};
+use crate::pod::PodInfo;
+
+/// The mode of files whose volume names none.
+const MODE_DEFAULT: i32 = 0o644;
+
+/// One file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What it holds.
+    pub data: Vec<u8>,
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// The files of a volume, by path.
+pub type Payload = BTreeMap<String, File>;
+
+/// Why a volume cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// An object is missing or lacks something; the user's to mend.
+    #[error("{0}")]
+    Object(String),
+    /// A kind of volume this node cannot mount.
+    #[error("volumes of type {0} are not supported on this node")]
+    Unsupported(&'static str),
+    /// The host's path is not what the pod wants.
+    #[error("hostPath type check failed: {path} is not a {wanted}")]
+    HostPath {
+        /// The path.
+        path: String,
+        /// Such as `directory`.
+        wanted: &'static str,
+    },
+    /// The machine refused.
+    #[error("failed to {action} {path}")]
+    Io {
+        /// What.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file system could not be mounted.
+    #[error("failed to mount a tmpfs")]
+    Mount(#[source] sys::SysError),
+}
+
+fn doing(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    let path = path.to_owned();
+    move |source| VolumeError::Io { action, path, source }
+}
+
+/// What a volume is, as far as this node is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder that lives as long as the pod.
+    EmptyDir,
+    /// A path of the node.
+    HostPath,
+    /// Files from API objects.
+    Files {
+        /// Upstream's plugin name, part of the folder's path.
+        plugin: &'static str,
+        /// Whether they must not touch a disk.
+        in_memory: bool,
+    },
+    /// Anything else, by its field's name.
+    Unsupported(&'static str),
+}
+
+/// What a volume is.
+pub fn kind(volume: &Volume) -> Kind {
+    let files = |plugin, in_memory| Kind::Files { plugin, in_memory };
+    match volume {
+        Volume { host_path: Some(_), .. } => Kind::HostPath,
+        Volume { config_map: Some(_), .. } => files("configmap", false),
+        Volume { secret: Some(_), .. } => files("secret", true),
+        Volume { projected: Some(_), .. } => files("projected", true),
+        Volume { downward_api: Some(_), .. } => files("downward-api", true),
+        Volume { persistent_volume_claim: Some(_), .. } => Kind::Unsupported("persistentVolumeClaim"),
+        Volume { nfs: Some(_), .. } => Kind::Unsupported("nfs"),
+        Volume { csi: Some(_), .. } => Kind::Unsupported("csi"),
+        Volume { ephemeral: Some(_), .. } => Kind::Unsupported("ephemeral"),
+        Volume { image: Some(_), .. } => Kind::Unsupported("image"),
+        Volume { iscsi: Some(_), .. } => Kind::Unsupported("iscsi"),
+        Volume { empty_dir: Some(_), .. } => Kind::EmptyDir,
+        _ => Kind::Unsupported("unknown"),
+    }
+}
+
+/// Where a volume's folder lies; of a host path, the path itself.
+pub fn folder(pod_dir: &Path, volume: &Volume) -> PathBuf {
+    let plugin = match kind(volume) {
+        Kind::HostPath => return PathBuf::from(volume.host_path.as_ref().map_or("", |host| host.path.as_str())),
+        Kind::Files { plugin, .. } => plugin,
+        Kind::EmptyDir => "empty-dir",
+        Kind::Unsupported(name) => name,
+    };
+    pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
+}
+
+/// What payloads are made of besides the pod.
+pub struct PayloadFacts<'a> {
+    /// ConfigMaps and Secrets.
+    pub source: &'a dyn Source,
+    /// What fields refer to.
+    pub fields: FieldFacts<'a>,
+    /// A ServiceAccount token, by volume and path; fetched before.
+    pub token: &'a dyn Fn(&str, &str) -> Option<String>,
+    /// The cluster's trust anchors, by name.
+    pub fs_group: Option<i64>,
+}
+
+/// The files of a volume made of API objects.
+pub fn payload(volume: &Volume, facts: &PayloadFacts<'_>) -> Result<Payload, VolumeError> {
+    let mut files = Payload::new();
+    if let Some(source) = &volume.config_map {
+        let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
+        config_map(&mut files, &source.name, source.items.as_deref(), source.optional, mode, facts)?;
+    } else if let Some(source) = &volume.secret {
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        secret(
+            &mut files,
+            name,
+            source.items.as_deref(),
+            source.optional,
+            source.default_mode.unwrap_or(MODE_DEFAULT),
+            facts,
+        )?;
+    } else if let Some(source) = &volume.downward_api {
+        downward(&mut files, source.items.as_deref(), source.default_mode.unwrap_or(MODE_DEFAULT), facts)?;
+    } else if let Some(source) = &volume.projected {
+        let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
+        for projection in source.sources.iter().flatten() {
+            project(&mut files, &volume.name, projection, mode, facts)?;
+        }
+    }
+    if facts.fs_group.is_some() {
+        // What the owner may do, the pod's group may read: upstream's rule for volumes with a group.
+        files.values_mut().for_each(|file| file.mode |= (file.mode & 0o400) >> 3);
+    }
+    Ok(files)
+}
+
+fn project(
+    files: &mut Payload,
+    volume: &str,
+    projection: &VolumeProjection,
+    mode: i32,
+    facts: &PayloadFacts<'_>,
+) -> Result<(), VolumeError> {
+    if let Some(source) = &projection.config_map {
+        config_map(files, &source.name, source.items.as_deref(), source.optional, mode, facts)?;
+    }
+    if let Some(source) = &projection.secret {
+        secret(files, &source.name, source.items.as_deref(), source.optional, mode, facts)?;
+    }
+    if let Some(source) = &projection.downward_api {
+        downward(files, source.items.as_deref(), mode, facts)?;
+    }
+    if let Some(source) = &projection.service_account_token {
+        let token = (facts.token)(volume, &source.path);
+        let token = token.ok_or_else(|| VolumeError::Object(format!("no token was issued for {}", source.path)))?;
+        // Containers that run as another user read it through the group; without one it is the owner's alone, unless
+        // nobody says who the owner is.
+        let mode = if facts.fs_group.is_some() { 0o600 } else { mode as u32 };
+        put(files, &source.path, token.into_bytes(), mode)?;
+    }
+    if projection.cluster_trust_bundle.is_some() {
+        return Err(VolumeError::Unsupported("projected.clusterTrustBundle"));
+    }
+    if projection.pod_certificate.is_some() {
+        return Err(VolumeError::Unsupported("projected.podCertificate"));
+    }
+    Ok(())
+}
+
+fn put(files: &mut Payload, path: &str, data: Vec<u8>, mode: u32) -> Result<(), VolumeError> {
+    let clean = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !clean || path.is_empty() || path.starts_with("..") {
+        return Err(VolumeError::Object(format!("invalid path {path:?} in a volume: it must stay inside")));
+    }
+    files.insert(path.to_owned(), File { data, mode });
+    Ok(())
+}
+
+fn config_map(
+    files: &mut Payload,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    facts: &PayloadFacts<'_>,
+) -> Result<(), VolumeError> {
+    let Some(object) = facts.source.config_map(name) else {
+        return missing(optional, || format!("configmap \"{name}\" not found"));
+    };
+    let ConfigMap { data, binary_data, .. } = &*object;
+    let mut all: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    all.extend(data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes())));
+    all.extend(binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())));
+    choose(files, all, items, optional, mode, || "configmap references non-existent config key: ".to_owned())
+}
+
+fn secret(
+    files: &mut Payload,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    facts: &PayloadFacts<'_>,
+) -> Result<(), VolumeError> {
+    let Some(object) = facts.source.secret(name) else {
+        return missing(optional, || format!("secret \"{name}\" not found"));
+    };
+    let Secret { data, .. } = &*object;
+    let all = data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect();
+    choose(files, all, items, optional, mode, || "references non-existent secret key: ".to_owned())
+}
+
+fn missing(optional: Option<bool>, message: impl FnOnce() -> String) -> Result<(), VolumeError> {
+    if optional == Some(true) { Ok(()) } else { Err(VolumeError::Object(message())) }
+}
+
+fn choose(
+    files: &mut Payload,
+    all: BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    complaint: impl Fn() -> String,
+) -> Result<(), VolumeError> {
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        for (key, value) in all {
+            put(files, &key, value, mode as u32)?;
+        }
+        return Ok(());
+    };
+    for item in items {
+        match all.get(&item.key) {
+            Some(value) => put(files, &item.path, value.clone(), item.mode.unwrap_or(mode) as u32)?,
+            None => missing(optional, || format!("{}{}", complaint(), item.key))?,
+        }
+    }
+    Ok(())
+}
+
+fn downward(
+    files: &mut Payload,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: i32,
+    facts: &PayloadFacts<'_>,
+) -> Result<(), VolumeError> {
+    for item in items.iter().copied().flatten() {
+        let value = if let Some(reference) = &item.field_ref {
+            fields::field(&reference.field_path, &facts.fields)
+        } else if let Some(reference) = &item.resource_field_ref {
+            fields::resource(reference, &facts.fields)
+        } else {
+            continue;
+        };
+        let value = value.map_err(|error| VolumeError::Object(error.to_string()))?;
+        put(files, &item.path, value.into_bytes(), item.mode.unwrap_or(mode) as u32)?;
+    }
+    Ok(())
+}
+
+/// Makes a volume's folder ready. `files` are those of [`payload`], for volumes made of API objects.
+pub fn prepare(pod: &PodInfo, pod_dir: &Path, volume: &Volume, files: Option<&Payload>) -> Result<(), VolumeError> {
+    let folder = folder(pod_dir, volume);
+    let fs_group = fs_group(pod);
+    match kind(volume) {
+        Kind::Unsupported(name) => Err(VolumeError::Unsupported(name)),
+        Kind::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
+        Kind::EmptyDir => {
+            make_folder(&folder)?;
+            let source = volume.empty_dir.clone().unwrap_or_default();
+            if source.medium.as_deref() == Some("Memory") {
+                let limit = source.size_limit.as_ref().and_then(crate::quantity::whole).filter(|bytes| *bytes > 0);
+                mount_tmpfs(&folder, limit.map(|bytes| bytes as u64), 0o777)?;
+            }
+            own_folder(&folder, 0o777, fs_group)
+        }
+        Kind::Files { in_memory, .. } => {
+            make_folder(&folder)?;
+            if in_memory {
+                mount_tmpfs(&folder, None, 0o777)?;
+            }
+            let none = Payload::new();
+            atomic::write(&folder, files.unwrap_or(&none), fs_group.map(|group| group as u32))
+                .map_err(doing("write the files of", &folder))?;
+            own_folder(&folder, 0o777, fs_group)
+        }
+    }
+}
+
+/// The group volumes of this pod belong to.
+pub fn fs_group(pod: &PodInfo) -> Option<i64> {
+    pod.spec().security_context.as_ref()?.fs_group
+}
+
+fn make_folder(folder: &Path) -> Result<(), VolumeError> {
+    fs::create_dir_all(folder).map_err(doing("make", folder))
+}
+
+fn own_folder(folder: &Path, mode: u32, fs_group: Option<i64>) -> Result<(), VolumeError> {
+    let set_group_id = if fs_group.is_some() { 0o2000 } else { 0 };
+    if let Some(group) = fs_group {
+        std::os::unix::fs::chown(folder, None, Some(group as u32)).map_err(doing("give a group to", folder))?;
+    }
+    let mode = fs::Permissions::from_mode(mode | set_group_id);
+    fs::set_permissions(folder, mode).map_err(doing("set the mode of", folder))
+}
+
+fn mount_tmpfs(folder: &Path, size: Option<u64>, mode: u32) -> Result<(), VolumeError> {
+    if is_mounted(folder) {
+        return Ok(());
+    }
+    let mode = format!("{mode:o}");
+    let size = size.map(|bytes| bytes.to_string());
+    let mut options = vec![("mode", mode.as_str())];
+    options.extend(size.as_deref().map(|size| ("size", size)));
+    let attributes = sys::mounts::Attributes::NOSUID.and(sys::mounts::Attributes::NODEV);
+    let tree = sys::mounts::Tree::new("tmpfs", &options, attributes).map_err(VolumeError::Mount)?;
+    tree.hang_at(folder).map_err(VolumeError::Mount)
+}
+
+/// Whether a folder is on another file system than the one it lies in.
+fn is_mounted(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    folder.parent().is_some_and(|parent| device(parent).is_some() && device(parent) != device(folder))
+}
+
+fn check_host_path(source: &HostPathVolumeSource) -> Result<(), VolumeError> {
+    let path = Path::new(&source.path);
+    let found = fs::metadata(path).map(|found| found.file_type()).ok();
+    let wrong = |wanted| VolumeError::HostPath { path: source.path.clone(), wanted };
+    let is = |holds: bool, wanted| if holds { Ok(()) } else { Err(wrong(wanted)) };
+    match source.type_.as_deref().unwrap_or_default() {
+        "DirectoryOrCreate" => match found {
+            None => {
+                fs::create_dir_all(path).map_err(doing("make", path))?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(doing("set the mode of", path))
+            }
+            Some(kind) => is(kind.is_dir(), "directory"),
+        },
+        "Directory" => is(found.is_some_and(|kind| kind.is_dir()), "directory"),
+        "FileOrCreate" => match found {
+            None => fs::File::create(path).map(drop).map_err(doing("make", path)),
+            Some(kind) => is(kind.is_file(), "file"),
+        },
+        "File" => is(found.is_some_and(|kind| kind.is_file()), "file"),
+        "Socket" => is(found.is_some_and(|kind| kind.is_socket()), "socket"),
+        "CharDevice" => is(found.is_some_and(|kind| kind.is_char_device()), "character device"),
+        "BlockDevice" => is(found.is_some_and(|kind| kind.is_block_device()), "block device"),
+        // Unchecked; a bind mount needs something to be there, and a folder is what upstream's runtimes make.
+        _ if found.is_none() => fs::create_dir_all(path).map_err(doing("make", path)),
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts everything below a pod's folder.
+pub fn unmount_all(pod_dir: &Path) -> Result<(), VolumeError> {
+    let mut mounted = sys::mounts::mounted_below(pod_dir).map_err(VolumeError::Mount)?;
+    mounted.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    mounted.iter().try_for_each(|path| sys::mounts::unmount(path).map_err(VolumeError::Mount))
+}
+
+/// The host's path of a volume's part. What is missing is made as a folder; links cannot lead out of the volume.
+pub fn sub_path(volume: &Path, inside: &str) -> Result<PathBuf, String> {
+    let inside = Path::new(inside);
+    if inside.components().any(|part| matches!(part, Component::ParentDir)) {
+        return Err("it must not contain '..'".to_owned());
+    }
+    let relative: PathBuf = inside.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let root = fs::canonicalize(volume).map_err(|error| error.to_string())?;
+    let mut path = root.clone();
+    for part in relative.components() {
+        path.push(part);
+        if fs::symlink_metadata(&path).is_err() {
+            fs::create_dir(&path).map_err(|error| error.to_string())?;
+        }
+        path = fs::canonicalize(&path).map_err(|error| error.to_string())?;
+        if !path.starts_with(&root) {
+            return Err("it leads out of the volume".to_owned());
+        }
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::make::tests::{Objects, fields, pod_with};
+    use serde_json::{Value, json};
+
+    #[track_caller]
+    fn check(volume: Value, wanted: Result<&[(&str, &str, u32)], &str>) {
+        let pod = pod_with(json!({}));
+        let objects = Objects::from_json(json!({"cm": {"a": "1", "b": "2"}}), json!({"s": {"k": "c2VjcmV0"}}));
+        let mut volume = volume;
+        volume["name"] = "v".into();
+        let volume: Volume = serde_json::from_value(volume).expect("a volume");
+        let facts = PayloadFacts {
+            source: &objects,
+            fields: fields(&pod),
+            token: &|volume, path| Some(format!("token for {volume}/{path}")),
+            fs_group: None,
+        };
+        match (payload(&volume, &facts), wanted) {
+            (Ok(found), Ok(wanted)) => {
+                let found: Vec<(&str, String, u32)> = found
+                    .iter()
+                    .map(|(path, file)| (path.as_str(), String::from_utf8_lossy(&file.data).into_owned(), file.mode))
+                    .collect();
+                let wanted: Vec<(&str, String, u32)> =
+                    wanted.iter().map(|(p, d, m)| (*p, (*d).to_owned(), *m)).collect();
+                assert_eq!(found, wanted);
+            }
+            (Err(error), Err(wanted)) => assert_eq!(error.to_string(), wanted),
+            (found, wanted) => panic!("{found:?} instead of {wanted:?}"),
+        }
+    }
+
+    #[test]
+    fn volumes_hold_what_objects_hold() {
+        check(json!({"configMap": {"name": "cm"}}), Ok(&[("a", "1", 0o644), ("b", "2", 0o644)]));
+        check(
+            json!({"configMap": {"name": "cm", "defaultMode": 256, "items": [{"key": "a", "path": "x/y"}]}}),
+            Ok(&[("x/y", "1", 0o400)]),
+        );
+        check(
+            json!({"secret": {"secretName": "s", "items": [{"key": "k", "path": "p", "mode": 511}]}}),
+            Ok(&[("p", "secret", 0o777)]),
+        );
+        check(
+            json!({"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
+            Ok(&[("name", "web", 0o644)]),
+        );
+        let sources = json!([
+            {"serviceAccountToken": {"path": "token"}},
+            {"configMap": {"name": "cm", "items": [{"key": "b", "path": "ca.crt"}]}},
+        ]);
+        check(
+            json!({"projected": {"sources": sources}}),
+            Ok(&[("ca.crt", "2", 0o644), ("token", "token for v/token", 0o644)]),
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_unless_optional() {
+        check(json!({"configMap": {"name": "no"}}), Err("configmap \"no\" not found"));
+        check(json!({"configMap": {"name": "no", "optional": true}}), Ok(&[]));
+        check(json!({"secret": {"secretName": "no"}}), Err("secret \"no\" not found"));
+        check(
+            json!({"configMap": {"name": "cm", "items": [{"key": "z", "path": "z"}]}}),
+            Err("configmap references non-existent config key: z"),
+        );
+        check(
+            json!({"configMap": {"name": "cm", "items": [{"key": "a", "path": "../a"}]}}),
+            Err("invalid path \"../a\" in a volume: it must stay inside"),
+        );
+    }
+
+    #[test]
+    fn sub_paths_stay_inside() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let volume = dir.path().join("v");
+        fs::create_dir_all(&volume).expect("a folder");
+        std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
+        assert!(sub_path(&volume, "a/b").is_ok_and(|path| path.is_dir() && path.ends_with("v/a/b")));
+        assert!(sub_path(&volume, "../x").is_err());
+        assert!(sub_path(&volume, "out/passwd").is_err());
+        assert!(!dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn host_paths_are_checked_by_type() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        let check = |name: &str, kind: &str| {
+            check_host_path(&HostPathVolumeSource { path: path(name), type_: Some(kind.to_owned()) }).is_ok()
+        };
+        assert!(check("made", "DirectoryOrCreate") && check("made", "Directory") && !check("made", "File"));
+        assert!(check("file", "FileOrCreate") && check("file", "File") && !check("file", "Socket"));
+        assert!(!check("none", "Directory") && !check("none", "CharDevice") && check("anything", ""));
+    }
+}
