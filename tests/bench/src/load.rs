@@ -1,0 +1,214 @@
+//! The requests, and who makes them when.
+//!
+//! Start at [`compare`].
+//!
+//! The shape of the load: ConfigMaps with 256 bytes of data, `clients` clients, each in a closed loop on a connection of
+//! its own. A LIST returns [`LISTED`] objects selected by a label.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base::Clock;
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::connection::{BenchError, Connection};
+use crate::kubeconfig::Access;
+use crate::table::{Sample, Table};
+
+/// How many objects a LIST returns.
+const LISTED: usize = 1000;
+const NAMESPACE: &str = "skerry-bench";
+const JSON: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// POST of a new object.
+    Create,
+    /// GET of an object.
+    Get,
+    /// GET of a thousand by label.
+    List,
+    /// PUT of an object.
+    Update,
+    /// PATCH with a merge patch.
+    Patch,
+    /// DELETE of an object.
+    Delete,
+}
+
+impl Verb {
+    /// All, in the order in which they make sense.
+    pub const ALL: [Verb; 6] = [Verb::Create, Verb::Get, Verb::List, Verb::Update, Verb::Patch, Verb::Delete];
+
+    /// Its name in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+        }
+    }
+}
+
+/// How much load, for how long.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Clients at once.
+    pub clients: usize,
+    /// How long each verb is measured in a round.
+    pub time: Duration,
+    /// How long it runs before that.
+    pub warm_up: Duration,
+    /// Rounds; the median counts.
+    pub rounds: usize,
+}
+
+struct Server {
+    clients: Vec<Connection>,
+    /// Objects ever created, which is also the next one's number; those below `deleted` are gone.
+    created: Arc<AtomicUsize>,
+    deleted: Arc<AtomicUsize>,
+}
+
+/// Drives all servers in turns.
+pub async fn compare(servers: &[Access], load: &Load, clock: Arc<dyn Clock>) -> Result<Table, BenchError> {
+    let mut ready = Vec::new();
+    for access in servers {
+        ready.push(Server::prepare(access, load.clients).await?);
+    }
+    let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); ready.len()]; Verb::ALL.len()];
+    for _ in 0..load.rounds {
+        for (row, verb) in Verb::ALL.into_iter().enumerate() {
+            for (column, server) in ready.iter().enumerate() {
+                server.run(verb, load.warm_up, &clock).await?;
+                samples[row][column].push(server.run(verb, load.time, &clock).await?);
+            }
+        }
+    }
+    let medians = samples.into_iter().map(|row| row.into_iter().map(Sample::median).collect());
+    Ok(Table { rows: Verb::ALL.into_iter().zip(medians).collect() })
+}
+
+impl Server {
+    async fn prepare(access: &Access, clients: usize) -> Result<Server, BenchError> {
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            connections.push(Connection::open(access).await?);
+        }
+        let mut first = Connection::open(access).await?;
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        match first.call(Method::POST, "/api/v1/namespaces", JSON, namespace.to_string().into()).await {
+            Ok(_) => {}
+            Err(BenchError::Answer { status, .. }) if status == http::StatusCode::CONFLICT => {
+                let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+                first.call(Method::DELETE, &path, JSON, Bytes::new()).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        for number in 0..LISTED {
+            let body = object(&format!("listed-{number}"), "listed");
+            first.call(Method::POST, &collection(), JSON, body).await?;
+        }
+        Ok(Server { clients: connections, created: Arc::default(), deleted: Arc::default() })
+    }
+
+    /// All clients do one verb for a time.
+    async fn run(&self, verb: Verb, time: Duration, clock: &Arc<dyn Clock>) -> Result<Sample, BenchError> {
+        let begun = clock.monotonic();
+        let end = begun.plus(time);
+        let mut tasks = tokio::task::JoinSet::new();
+        for (index, connection) in self.clients.iter().cloned().enumerate() {
+            let (created, deleted, clock) = (self.created.clone(), self.deleted.clone(), clock.clone());
+            tasks.spawn(async move {
+                let mut client = Client { connection, created, deleted, turn: index };
+                let mut latencies = Vec::new();
+                loop {
+                    let start = clock.monotonic();
+                    if start >= end || !client.once(verb).await? {
+                        return Ok::<_, BenchError>(latencies);
+                    }
+                    latencies.push(clock.monotonic().since(start));
+                }
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            let broken = |error: tokio::task::JoinError| BenchError::Broken {
+                what: verb.name().into(),
+                detail: error.to_string(),
+            };
+            all.extend(done.map_err(broken)??);
+        }
+        Ok(Sample::new(all, clock.monotonic().since(begun)))
+    }
+}
+
+struct Client {
+    connection: Connection,
+    created: Arc<AtomicUsize>,
+    deleted: Arc<AtomicUsize>,
+    turn: usize,
+}
+
+impl Client {
+    /// One request; false if there is nothing left to do it to.
+    async fn once(&mut self, verb: Verb) -> Result<bool, BenchError> {
+        self.turn += 1;
+        match verb {
+            Verb::Create => {
+                let number = self.created.fetch_add(1, Ordering::Relaxed);
+                let body = object(&format!("object-{number}"), "object");
+                self.connection.call(Method::POST, &collection(), JSON, body).await?;
+            }
+            Verb::List => {
+                let path = format!("{}?labelSelector=kind%3Dlisted", collection());
+                self.connection.call(Method::GET, &path, JSON, Bytes::new()).await?;
+            }
+            Verb::Delete => {
+                let number = self.deleted.fetch_add(1, Ordering::Relaxed);
+                if number >= self.created.load(Ordering::Relaxed) {
+                    self.deleted.fetch_sub(1, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                let path = format!("{}/object-{number}", collection());
+                self.connection.call(Method::DELETE, &path, JSON, Bytes::new()).await?;
+            }
+            Verb::Get | Verb::Update | Verb::Patch => {
+                let name = format!("listed-{}", self.turn * 7919 % LISTED);
+                let path = format!("{}/{name}", collection());
+                let (method, content, body) = match verb {
+                    Verb::Get => (Method::GET, JSON, Bytes::new()),
+                    Verb::Update => (Method::PUT, JSON, object_with(&name, "listed", self.turn)),
+                    _ => (Method::PATCH, MERGE, json!({"data": {"turn": self.turn.to_string()}}).to_string().into()),
+                };
+                self.connection.call(method, &path, content, body).await?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn collection() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/configmaps")
+}
+
+fn object(name: &str, kind: &str) -> Bytes {
+    object_with(name, kind, 0)
+}
+
+fn object_with(name: &str, kind: &str, turn: usize) -> Bytes {
+    let object: Value = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kind": kind}},
+        "data": {"payload": "x".repeat(256), "turn": turn.to_string()},
+    });
+    object.to_string().into()
+}
