@@ -10,6 +10,7 @@
 //! Not here: caching and compression (the `apiserver` crate keeps the bytes). Descriptions of built-in fields are not
 //! published: the prose is upstream's.
 
+mod binary;
 mod paths;
 mod schemas;
 
@@ -39,6 +40,17 @@ impl Dialect {
 /// `/openapi/v2`: everything in one document.
 pub fn v2(kinds: &[&Kind]) -> Vec<u8> {
     v2_document(kinds).to_string().into_bytes()
+}
+
+/// The content type of [`v2_binary`]; clients in Go accept nothing else.
+pub const V2_BINARY_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// What clients send to ask for [`v2_binary`]: an older spelling of the same type.
+pub const V2_BINARY_ACCEPT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// `/openapi/v2` in the binary form.
+pub fn v2_binary(kinds: &[&Kind]) -> Vec<u8> {
+    binary::document(&v2_document(kinds))
 }
 
 /// `/openapi/v2` as a value.

@@ -10,7 +10,7 @@
 //! Not here: custom resources, which have no protobuf form; content negotiation.
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use std::sync::LazyLock;

@@ -110,3 +110,23 @@ fn the_index_names_documents_with_a_hash() {
     let text = v3_index([("api/v1", "abc")]);
     assert_eq!(text, br#"{"paths":{"api/v1":{"serverRelativeURL":"/openapi/v3/api/v1?hash=abc"}}}"#);
 }
+
+#[test]
+fn the_binary_form_holds_every_path_and_definition() {
+    use crate::proto::wire::{Payload, Reader};
+    let count = |bytes: &[u8], wanted: u32| -> (usize, Vec<u8>) {
+        let (mut reader, mut found, mut last) = (Reader(bytes), 0, Vec::new());
+        while let Some((number, payload)) = reader.next().expect("the bytes are a message") {
+            if let (true, Payload::Bytes(bytes)) = (number == wanted, payload) {
+                (found, last) = (found + 1, bytes.to_vec());
+            }
+        }
+        (found, last)
+    };
+    let (bytes, document) = (super::v2_binary(&everything()), v2_document(&everything()));
+    let length = |key: &str| document[key].as_object().map_or(0, serde_json::Map::len);
+    let (_, paths) = count(&bytes, 8);
+    let (_, definitions) = count(&bytes, 9);
+    assert_eq!((count(&paths, 2).0, count(&definitions, 1).0), (length("paths"), length("definitions")));
+    assert!(length("definitions") > 500 && length("paths") > 200);
+}

@@ -8,7 +8,7 @@ use super::{Error, error};
 
 /// One field's payload.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -16,11 +16,11 @@ pub(super) enum Payload<'a> {
 }
 
 /// Reads fields off the front.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// The next field, or nothing at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, Error> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         Ok(Some((number, payload)))
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, Error> {
+    pub(crate) fn varint(&mut self) -> Result<u64, Error> {
         let mut value = 0_u64;
         for (index, byte) in self.0.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -76,19 +76,19 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// A field of wire type 0. Negative numbers take ten bytes, as in Go.
-pub(super) fn put_number(out: &mut Vec<u8>, number: u16, value: i64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, number: u16, value: i64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value as u64);
 }
 
 /// A field of wire type 1.
-pub(super) fn put_double(out: &mut Vec<u8>, number: u16, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, number: u16, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
 /// A field of wire type 2.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u16, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u16, bytes: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
