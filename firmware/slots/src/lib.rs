@@ -22,5 +22,5 @@ pub mod sector;
 pub mod store;
 pub mod table;
 
-pub use contents::{Contents, Extent};
+pub use contents::{Contents, Extent, NAMES as CONTENTS_NAMES};
 pub use ledger::{Cause, Ledger, Move, Name, Refused, Slot};

@@ -1,6 +1,52 @@
-//! From a board and artifacts to a bootable disk.
+//! From a board and artifacts to a bootable, reproducible disk; and from there to a running machine.
 //!
-//! Start at [`debian`] for what the images are made of.
+//! Start at [`layout::plan`], which decides what lies where, and [`build::build`], which makes it so. [`up::up`] builds, boots
+//! in QEMU and waits.
+//!
+//! Invariants:
+//! * the same sources, packages and board give the same bytes; nothing needs root rights but installing missing tools;
+//! * file systems are made by the distribution's own tools, packages are those of `image/packages.lock`;
+//! * everything that is made lies in `build/`; the machine's own package sources stay as they are.
+//!
+//! Not here: what a board is (`board`), what happens once it runs (`init`).
 #![forbid(unsafe_code)]
 
-pub mod debian;
+pub mod build;
+pub mod cpio;
+pub mod cross;
+pub mod error;
+pub mod host;
+pub mod layout;
+pub mod licences;
+pub mod modules;
+pub mod packages;
+pub mod qemu;
+pub mod root;
+pub mod script;
+pub mod shell;
+pub mod up;
+
+use std::path::{Path, PathBuf};
+
+/// The folders that everything is relative to.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The repository.
+    pub top: PathBuf,
+    /// What is made.
+    pub build: PathBuf,
+}
+
+impl Tree {
+    /// The repository this tool was built in.
+    pub fn ours() -> Tree {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let top = top.canonicalize().unwrap_or(top);
+        Tree { build: top.join("build"), top }
+    }
+
+    /// Where boards are described.
+    pub fn boards(&self) -> PathBuf {
+        self.top.join("boards")
+    }
+}

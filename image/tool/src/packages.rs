@@ -1,0 +1,281 @@
+//! The Debian packages an image is made of: pinned by name, version and checksum, fetched by an apt of our own.
+//!
+//! Start at [`fetch`]; [`update`] renews the pins. The apt lives in `build/apt` with its own sources, lists and status, so
+//! the machine's are neither read nor changed.
+//!
+//! Invariant: a package whose checksum is not the pinned one is never unpacked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::Tree;
+use crate::error::{Doing, Result, wrong};
+use crate::host::folder;
+use crate::shell::{run, tool};
+
+const LOCK: &str = "image/packages.lock";
+const MIRROR: &str = "http://deb.debian.org/debian";
+const SECURITY: &str = "http://deb.debian.org/debian-security";
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// What the private apt reads: suite, and its components.
+const SUITES: &[(&str, &str)] =
+    &[("bookworm", "main"), ("bookworm-backports", "main"), ("trixie", "main non-free-firmware")];
+
+/// One pinned package.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// What boards call it.
+    pub id: String,
+    /// Its name; a kernel's holds its version.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The suite that `--update` looks in.
+    pub suite: String,
+    /// The package whose newest need this is, where it is renewed by that; empty otherwise.
+    #[serde(default)]
+    pub follows: String,
+    /// The checksum of its file.
+    pub sha256: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lock {
+    package: Vec<Pin>,
+}
+
+/// The unpacked packages, by id.
+pub type Unpacked = BTreeMap<String, (Pin, PathBuf)>;
+
+/// Reads the pins.
+pub fn read(tree: &Tree) -> Result<Vec<Pin>> {
+    let path = tree.top.join(LOCK);
+    let text = fs::read_to_string(&path).doing(format_args!("read {LOCK}"))?;
+    let lock: Lock = toml::from_str(&text).map_err(|error| wrong(format_args!("{LOCK}: {error}")))?;
+    Ok(lock.package)
+}
+
+/// Fetches and unpacks the packages with these ids, as far as that is not done yet.
+pub fn fetch(tree: &Tree, ids: &[&str]) -> Result<Unpacked> {
+    let pins = read(tree)?;
+    let mut unpacked = Unpacked::new();
+    for id in ids {
+        let pin = pins.iter().find(|pin| pin.id == *id);
+        let pin = pin.ok_or_else(|| wrong(format_args!("{LOCK} has no package {id}; it holds {}", ids_of(&pins))))?;
+        unpacked.insert((*id).to_owned(), (pin.clone(), unpack(tree, pin)?));
+    }
+    Ok(unpacked)
+}
+
+fn ids_of(pins: &[Pin]) -> String {
+    pins.iter().map(|pin| pin.id.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn unpack(tree: &Tree, pin: &Pin) -> Result<PathBuf> {
+    let into = tree.build.join("packages").join(format!("{}_{}", pin.name, pin.version.replace(':', "%3a")));
+    if into.exists() {
+        return Ok(into);
+    }
+    let file = download(tree, pin)?;
+    let partial = into.with_extension("partial");
+    let _absent = fs::remove_dir_all(&partial);
+    folder(&partial)?;
+    run(tool("dpkg-deb").arg("-x").arg(&file).arg(&partial))?;
+    fs::rename(&partial, &into).doing(format_args!("keep {}", into.display()))?;
+    Ok(into)
+}
+
+/// The package's file, fetched where we do not have it, and of the right checksum.
+fn download(tree: &Tree, pin: &Pin) -> Result<PathBuf> {
+    let kept = tree.build.join("debs").join(format!("{}.deb", pin.sha256));
+    if kept.exists() {
+        return Ok(kept);
+    }
+    eprintln!("fetching {} {}", pin.name, pin.version);
+    let folder_of_debs = tree.build.join("debs/partial");
+    let _absent = fs::remove_dir_all(&folder_of_debs);
+    folder(&folder_of_debs)?;
+    refresh(tree)?;
+    let wanted = format!("{}={}", pin.name, pin.version);
+    run(private_apt(tree, "apt-get")?.current_dir(&folder_of_debs).args(["-q", "download", &wanted])).map_err(
+        |error| {
+            wrong(format_args!(
+                "Debian no longer has {wanted}: `cargo run -p image -- lock --update` renews {LOCK} ({error})"
+            ))
+        },
+    )?;
+    let mut files = fs::read_dir(&folder_of_debs).doing("list what was fetched")?.flatten();
+    let file = files.next().ok_or_else(|| wrong(format_args!("apt fetched no file for {wanted}")))?.path();
+    let found = sha256(&file)?;
+    if found != pin.sha256 {
+        return Err(wrong(format_args!("{wanted} has the checksum {found}, and {LOCK} says {}", pin.sha256)));
+    }
+    fs::rename(&file, &kept).doing(format_args!("keep {}", kept.display()))?;
+    Ok(kept)
+}
+
+/// The checksum of a file, in hexadecimal.
+pub fn sha256(file: &Path) -> Result<String> {
+    let bytes = fs::read(file).doing(format_args!("read {}", file.display()))?;
+    Ok(hex(&Sha256::digest(&bytes)))
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Renews every pin to what its suite holds now; gives back the lines of what changed.
+pub fn update(tree: &Tree) -> Result<Vec<String>> {
+    let _stale = fs::remove_file(tree.build.join("apt/fresh"));
+    refresh(tree)?;
+    let (mut text, mut changed) = (HEADER.to_owned(), Vec::new());
+    for old in read(tree)? {
+        let new = newest(tree, &old)?;
+        if new != old {
+            changed.push(format!("{}: {} {} -> {} {}", old.id, old.name, old.version, new.name, new.version));
+        }
+        text.push_str(&line(&new));
+    }
+    fs::write(tree.top.join(LOCK), text).doing(format_args!("write {LOCK}"))?;
+    Ok(changed)
+}
+
+const HEADER: &str = "\
+# The Debian packages that images are made of. `cargo run -p image -- lock --update` renews this file.
+#
+# `id` is what boards call a package; `follows` is the package whose need says which one is newest.
+";
+
+fn line(pin: &Pin) -> String {
+    let follows = if pin.follows.is_empty() { String::new() } else { format!("follows = \"{}\"\n", pin.follows) };
+    format!(
+        "\n[[package]]\nid = \"{}\"\nname = \"{}\"\nversion = \"{}\"\nsuite = \"{}\"\n{follows}sha256 = \"{}\"\n",
+        pin.id, pin.name, pin.version, pin.suite, pin.sha256
+    )
+}
+
+fn newest(tree: &Tree, old: &Pin) -> Result<Pin> {
+    let name = if old.follows.is_empty() { old.name.clone() } else { followed(tree, old)? };
+    let about = show(tree, &format!("{name}/{}", old.suite))?;
+    let field = |field: &str| {
+        let found = about.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
+        found.map(str::to_owned).ok_or_else(|| wrong(format_args!("apt says no {field} of {name} in {}", old.suite)))
+    };
+    Ok(Pin { version: field("Version")?, sha256: field("SHA256")?, name, ..old.clone() })
+}
+
+fn followed(tree: &Tree, old: &Pin) -> Result<String> {
+    let about = show(tree, &format!("{}/{}", old.follows, old.suite))?;
+    let needs = about.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
+    let first = needs.split([',', ' ']).find(|word| word.starts_with("linux-image-"));
+    first.map(str::to_owned).ok_or_else(|| wrong(format_args!("{} in {} needs no kernel", old.follows, old.suite)))
+}
+
+fn show(tree: &Tree, what: &str) -> Result<String> {
+    run(private_apt(tree, "apt-cache")?.args(["show", "--no-all-versions", what]))
+}
+
+/// Reads the suites' lists anew, where that was not done since they were last renewed.
+fn refresh(tree: &Tree) -> Result<()> {
+    let fresh = tree.build.join("apt/fresh");
+    if fresh.exists() {
+        return Ok(());
+    }
+    run(private_apt(tree, "apt-get")?.args(["-q", "update"]))?;
+    fs::write(&fresh, "").doing("note that the lists are fresh")
+}
+
+/// An apt command that knows nothing of this machine.
+fn private_apt(tree: &Tree, program: &str) -> Result<Command> {
+    let apt = tree.build.join("apt");
+    for part in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d"] {
+        folder(&apt.join(part))?;
+    }
+    fs::write(apt.join("state/status"), "").doing("write an empty package status")?;
+    let mut sources: Vec<String> =
+        SUITES.iter().map(|(suite, parts)| format!("deb [signed-by={KEYS}] {MIRROR} {suite} {parts}")).collect();
+    sources.push(format!("deb [signed-by={KEYS}] {SECURITY} bookworm-security main"));
+    fs::write(apt.join("sources.list"), sources.join("\n") + "\n").doing("write the private sources")?;
+    let mut command = tool(program);
+    let at = |part: &str| apt.join(part).display().to_string();
+    command.args([
+        "-o",
+        "APT::Architecture=arm64",
+        "-o",
+        "APT::Architectures::=arm64",
+        "-o",
+        "Acquire::Languages=none",
+    ]);
+    command.args([
+        "-o",
+        &format!("Dir::Etc={}", at("etc")),
+        "-o",
+        &format!("Dir::Etc::sourcelist={}", at("sources.list")),
+    ]);
+    command.args(["-o", "Dir::Etc::sourceparts=-", "-o", &format!("Dir::State={}", at("state"))]);
+    command.args([
+        "-o",
+        &format!("Dir::State::status={}", at("state/status")),
+        "-o",
+        &format!("Dir::Cache={}", at("cache")),
+    ]);
+    command.args(["-o", "APT::Sandbox::User=root"]);
+    Ok(command)
+}
+
+/// The options by which the machine's own apt sees Debian 12 with backports for one installation, its sources unchanged.
+pub fn host_options(tree: &Tree) -> Result<Vec<String>> {
+    let apt = tree.build.join("apt-host");
+    folder(&apt.join("lists/partial"))?;
+    let suites = [(MIRROR, "bookworm"), (MIRROR, "bookworm-backports"), (SECURITY, "bookworm-security")];
+    let lines: Vec<String> =
+        suites.iter().map(|(mirror, suite)| format!("deb [signed-by={KEYS}] {mirror} {suite} main\n")).collect();
+    fs::write(apt.join("sources.list"), lines.concat()).doing("write the sources for this machine")?;
+    let option = |text: String| ["-o".to_owned(), text];
+    Ok([
+        option(format!("Dir::Etc::sourcelist={}", apt.join("sources.list").display())),
+        option("Dir::Etc::sourceparts=-".to_owned()),
+        option(format!("Dir::State::lists={}", apt.join("lists").display())),
+        option("Acquire::Languages=none".to_owned()),
+    ]
+    .concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_reads_as_it_is_written() {
+        let tree = Tree::ours();
+        let pins = read(&tree).unwrap();
+        let again: String = [HEADER.to_owned()].into_iter().chain(pins.iter().map(line)).collect();
+        assert_eq!(again, fs::read_to_string(tree.top.join(LOCK)).unwrap());
+    }
+
+    #[test]
+    fn every_board_finds_its_packages_in_the_lock() {
+        let tree = Tree::ours();
+        let pins = read(&tree).unwrap();
+        for name in board::names(&tree.boards()) {
+            let board = board::read(&tree.boards(), &name).unwrap();
+            for id in crate::build::package_ids(&board) {
+                assert!(pins.iter().any(|pin| pin.id == id), "board {name} wants {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_package_nobody_pinned_is_named() {
+        let error = fetch(&Tree::ours(), &["nonsense"]).unwrap_err().to_string();
+        assert!(error.starts_with("image/packages.lock has no package nonsense; it holds kernel"), "{error}");
+    }
+}

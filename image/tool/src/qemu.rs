@@ -1,0 +1,158 @@
+//! QEMU: its command line for a board, and the machine while it runs.
+//!
+//! Start at [`command_line`], a value; [`Machine`] starts and ends one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use board::Board;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::build::Image;
+use crate::error::{Doing, Result, wrong};
+use crate::shell::{run, tool};
+
+/// An orderly end takes so long at most; after that it is a power cut.
+const ENDS_WITHIN: Duration = Duration::from_secs(25);
+/// Of the names QEMU's ports have in the machine.
+const KUBECONFIG_PORT: &str = "skerry.kubeconfig";
+const ORDERS_PORT: &str = "skerry.orders";
+
+/// How a machine is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By U-Boot, from the disk alone, as a board does.
+    Loader,
+    /// The kernel of the slot directly: a few seconds faster.
+    Direct,
+}
+
+/// The files of a machine.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Its disk.
+    pub disk: PathBuf,
+    /// What its console said.
+    pub console: PathBuf,
+    /// What it handed out.
+    pub kubeconfig: PathBuf,
+    /// Where it takes orders.
+    pub orders: PathBuf,
+    /// The number of its process.
+    pub pid: PathBuf,
+}
+
+impl Files {
+    /// The files of a machine that lives in `folder`.
+    pub fn in_folder(folder: &Path) -> Files {
+        let at = |name: &str| folder.join(name);
+        Files {
+            disk: at("disk.img"),
+            console: at("console.log"),
+            kubeconfig: at("handed-out"),
+            orders: at("orders.sock"),
+            pid: at("qemu.pid"),
+        }
+    }
+}
+
+/// The words after `qemu-system-aarch64`.
+pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, way: Way) -> Result<Vec<String>> {
+    let qemu = board.qemu.as_ref().ok_or_else(|| wrong(format_args!("QEMU does not play the board {}", board.name)))?;
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |line: &str| words.extend(line.split(' ').map(str::to_owned));
+    add(&format!("-machine {} -cpu {} -smp {} -m {}", qemu.machine, qemu.cpu, qemu.cpus, qemu.memory_mib));
+    add("-accel tcg,thread=multi -display none -monitor none");
+    if qemu.machine == "virt" {
+        add(&format!("-nodefaults -serial file:{}", files.console.display()));
+        add(&format!("-drive file={},if=none,id=disk,format=raw,cache=writeback", files.disk.display()));
+        add("-device virtio-blk-pci,drive=disk");
+        add(&format!(
+            "-netdev user,id=net,hostfwd=tcp:127.0.0.1:{api_port}-:6443 -device virtio-net-pci,netdev=net,romfile="
+        ));
+        add("-device virtio-serial-pci");
+        add(&format!("-chardev file,id=kubeconfig,path={}", files.kubeconfig.display()));
+        add(&format!("-device virtserialport,chardev=kubeconfig,name={KUBECONFIG_PORT}"));
+        add(&format!("-chardev socket,id=orders,path={},server=on,wait=off", files.orders.display()));
+        add(&format!("-device virtserialport,chardev=orders,name={ORDERS_PORT}"));
+    } else {
+        // The Raspberry Pi's console is its second serial port.
+        add(&format!("-serial null -serial file:{}", files.console.display()));
+        add(&format!("-drive file={},if=sd,format=raw", files.disk.display()));
+        add(&format!("-netdev user,id=net,hostfwd=tcp:127.0.0.1:{api_port}-:6443 -device usb-net,netdev=net"));
+    }
+    words.extend(qemu.devices.iter().cloned());
+    match way {
+        Way::Loader if qemu.machine == "virt" => words.extend(["-bios".to_owned(), image.loader.display().to_string()]),
+        Way::Loader => words.extend(["-kernel".to_owned(), image.loader.display().to_string()]),
+        Way::Direct => {
+            words.extend(["-kernel".to_owned(), image.kernel.display().to_string()]);
+            words.extend(["-initrd".to_owned(), image.initramfs.display().to_string()]);
+            words.extend(["-append".to_owned(), format!("{} skerry.slot=a", board.command_line)]);
+        }
+    }
+    Ok(words)
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Machine {
+    files: Files,
+    pid: Pid,
+}
+
+impl Machine {
+    /// The machine that runs with these files, where one does.
+    pub fn running(files: &Files) -> Option<Machine> {
+        let pid: i32 = fs::read_to_string(&files.pid).ok()?.trim().parse().ok()?;
+        // A number may belong to somebody else by now: its command line must name our disk.
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let ours = String::from_utf8_lossy(&words).contains(&*files.disk.to_string_lossy());
+        ours.then(|| Machine { files: files.clone(), pid: Pid::from_raw(pid) })
+    }
+
+    /// Starts one; it outlives this program.
+    pub fn start(files: &Files, words: &[String]) -> Result<Machine> {
+        for file in [&files.kubeconfig, &files.console, &files.pid, &files.orders] {
+            let _absent = fs::remove_file(file);
+        }
+        run(tool("qemu-system-aarch64").args(words).arg("-daemonize").arg("-pidfile").arg(&files.pid))?;
+        Machine::running(files).ok_or_else(|| wrong("QEMU ended at once"))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        Machine::running(&self.files).is_some()
+    }
+
+    /// Asks it to go down and waits; pulls the plug if it does not.
+    pub fn shut_down(self) -> Result<()> {
+        use std::io::Write;
+        let asked =
+            std::os::unix::net::UnixStream::connect(&self.files.orders).and_then(|mut port| port.write_all(b"off\n"));
+        let began = Instant::now();
+        while asked.is_ok() && self.is_running() && began.elapsed() < ENDS_WITHIN {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if self.is_running() { self.cut_power() } else { Ok(()) }
+    }
+
+    /// Pulls the plug.
+    pub fn cut_power(self) -> Result<()> {
+        kill(self.pid, Signal::SIGKILL)
+            .map_err(std::io::Error::from)
+            .doing(format_args!("end process {}", self.pid))?;
+        while self.is_running() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _absent = fs::remove_file(&self.files.pid);
+        Ok(())
+    }
+}

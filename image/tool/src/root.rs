@@ -1,0 +1,168 @@
+//! The root file system: what is in it, and the read-only image of it.
+//!
+//! Start at [`Root`]; [`Root::write`] streams it as a tar archive into the distribution's `sqfstar`, so that owners, modes
+//! and attributes need no root rights.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::error::{Doing, Error, Result};
+use crate::shell::{EPOCH, tool};
+
+/// What lies at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A folder.
+    Folder {
+        /// Its rights.
+        mode: u32,
+    },
+    /// A file of this machine.
+    Copy {
+        /// Where it lies.
+        from: PathBuf,
+        /// Its rights.
+        mode: u32,
+    },
+    /// A small file.
+    Text(String),
+    /// A symbolic link.
+    Link(String),
+}
+
+/// A root file system: entries by path, without leading slash, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Root(BTreeMap<String, Entry>);
+
+impl Root {
+    /// Puts `entry` at `path` and makes the folders above it.
+    pub fn add(&mut self, path: &str, entry: Entry) {
+        let mut above = Path::new(path).parent();
+        while let Some(folder) = above.filter(|folder| !folder.as_os_str().is_empty()) {
+            self.0.entry(folder.display().to_string()).or_insert(Entry::Folder { mode: 0o755 });
+            above = folder.parent();
+        }
+        self.0.insert(path.to_owned(), entry);
+    }
+
+    /// Puts a small text at `path`.
+    pub fn text(&mut self, path: &str, text: impl Into<String>) {
+        self.add(path, Entry::Text(text.into()));
+    }
+
+    /// The entries.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.0.iter().map(|(path, entry)| (path.as_str(), entry))
+    }
+
+    /// Adds every file below `from` at `path`.
+    pub fn add_tree(&mut self, path: &str, from: &Path) -> Result<()> {
+        let doing = format!("list {}", from.display());
+        for entry in fs::read_dir(from).doing(&doing)? {
+            let entry = entry.doing(&doing)?;
+            let into = format!("{path}/{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type().doing(&doing)?;
+            if kind.is_dir() {
+                self.add_tree(&into, &entry.path())?;
+            } else if kind.is_file() {
+                self.add(&into, Entry::Copy { from: entry.path(), mode: 0o644 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the read-only image of it at `into`.
+    pub fn write(&self, into: &Path) -> Result<()> {
+        let _absent = fs::remove_file(into);
+        let epoch = EPOCH.to_string();
+        let log = into.with_extension("log");
+        let said = File::create(&log).doing(format_args!("write {}", log.display()))?;
+        let mut child = tool("sqfstar")
+            .args(["-comp", "zstd", "-b", "131072", "-reproducible", "-quiet", "-no-progress"])
+            .args(["-mkfs-time", &epoch])
+            .arg(into)
+            .env_remove("SOURCE_DATE_EPOCH")
+            .stdin(Stdio::piped())
+            .stdout(said.try_clone().doing("share a log")?)
+            .stderr(said)
+            .spawn()
+            .doing("start sqfstar")?;
+        let written = child.stdin.take().map_or(Ok(()), |stdin| self.tar(io::BufWriter::new(stdin)));
+        let status = child.wait().doing("wait for sqfstar")?;
+        if !status.success() {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            return Err(Error::Program { program: "sqfstar".into(), said: format!("{status}: {}", said.trim()) });
+        }
+        written
+    }
+
+    /// The archive, everything owned by root and dated [`EPOCH`].
+    fn tar(&self, into: impl io::Write) -> Result<()> {
+        let mut archive = tar::Builder::new(into);
+        for (path, entry) in self.entries() {
+            append(&mut archive, path, entry).doing(format_args!("pack {path}"))?;
+        }
+        archive.into_inner().and_then(|mut inner| inner.flush()).doing("pack the root")
+    }
+}
+
+fn append<W: io::Write>(archive: &mut tar::Builder<W>, path: &str, entry: &Entry) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(EPOCH);
+    header.set_size(0);
+    match entry {
+        Entry::Folder { mode } => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(*mode);
+            archive.append_data(&mut header, format!("{path}/"), io::empty())
+        }
+        Entry::Copy { from, mode } => {
+            let mut file = File::open(from)?;
+            header.set_mode(*mode);
+            header.set_size(file.metadata()?.len());
+            let size = file.metadata()?.len();
+            archive.append_data(&mut header, path, (&mut file).take(size))
+        }
+        Entry::Text(text) => {
+            header.set_mode(0o644);
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, path, text.as_bytes())
+        }
+        Entry::Link(target) => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            archive.append_link(&mut header, path, target)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_above_a_file_are_made() {
+        let mut root = Root::default();
+        root.text("etc/skerry/board", "name x\n");
+        let paths: Vec<&str> = root.entries().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["etc", "etc/skerry", "etc/skerry/board"]);
+    }
+
+    #[test]
+    fn the_same_entries_give_the_same_archive() {
+        let mut root = Root::default();
+        root.text("etc/hosts", "127.0.0.1 localhost\n");
+        root.add("bin/link", Entry::Link("../sbin/skerry-init".into()));
+        let archive = || {
+            let mut bytes = Vec::new();
+            root.tar(&mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!(archive(), archive());
+    }
+}
