@@ -11,17 +11,49 @@
 //! Not here: what objects look like (`api`), how they are kept (`store`), what follows from them (`controllers`).
 #![forbid(unsafe_code)]
 
+mod accept;
+mod admit;
+mod admit_pod;
+mod allocate;
+mod authenticate;
+mod authorise;
+mod body;
+mod bootstrap;
+mod convert;
+mod delete;
+mod documents;
 pub mod door;
+mod encode;
+mod frames;
+mod metrics;
+mod node;
 mod notes;
+mod other;
+mod path;
+mod policy;
+mod proxied;
+mod query;
+mod rbac;
+mod read;
+mod render;
 mod response;
+mod review;
 pub mod run;
+mod select;
+mod serve;
 mod server;
 mod settings;
 mod status;
+mod subresource;
+mod tunnel;
 mod user;
+mod watch;
+mod write;
+mod yaml;
 
+pub use body::BODY_BYTES_MAX;
 pub use notes::annotate;
-pub use response::{Body, Proxied, Response};
+pub use response::{Body, Proxied, Response, Security};
 pub use server::Api;
 pub use settings::Settings;
 pub use status::Failure;

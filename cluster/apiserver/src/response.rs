@@ -43,10 +43,21 @@ pub enum Body {
 pub struct Proxied {
     /// Address and port, such as `10.0.0.1:10250`.
     pub address: String,
-    /// TLS, showing our kubelet client certificate.
-    pub tls: bool,
+    /// How the way there is secured.
+    pub security: Security,
     /// Path and query to ask for.
     pub path: String,
+}
+
+/// How the way to another server is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all: plain HTTP to a pod.
+    Plain,
+    /// TLS to a kubelet, which shows a certificate of the cluster's CA and is shown ours.
+    Kubelet,
+    /// TLS to a pod, whose certificate nobody vouches for (upstream believes any, too).
+    Unverified,
 }
 
 impl Response {

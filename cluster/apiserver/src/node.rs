@@ -1,0 +1,87 @@
+//! What nodes may do: what a kubelet needs, for itself and the pods bound to it.
+//!
+//! Start at [`allows`].
+//!
+//! Invariants:
+//! * a node writes only its own Node, Lease, CSINode, and what belongs to its own pods;
+//! * a node reads only those Secrets, ConfigMaps and claims that a pod bound to it mentions.
+
+use api::dig;
+use store::Range;
+
+use crate::authorise::Wish;
+use crate::{Api, User};
+
+/// What every node may read.
+const READS: [(&str, &str); 11] = [
+    ("", "services"),
+    ("", "endpoints"),
+    ("", "nodes"),
+    ("", "namespaces"),
+    ("", "pods"),
+    ("", "persistentvolumes"),
+    ("discovery.k8s.io", "endpointslices"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "volumeattachments"),
+];
+
+/// What every node may create.
+const CREATES: [(&str, &str); 8] = [
+    ("", "events"),
+    ("events.k8s.io", "events"),
+    ("", "nodes"),
+    ("", "pods"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("storage.k8s.io", "csinodes"),
+];
+
+/// Whether a node may do this; nobody but nodes is allowed anything here.
+pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
+    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in("system:nodes")) else {
+        return false;
+    };
+    let what = (wish.group, wish.resource);
+    match wish.verb {
+        "get" | "list" | "watch" => {
+            READS.contains(&what)
+                || (what == ("certificates.k8s.io", "certificatesigningrequests") && wish.verb != "list")
+                || (what == ("coordination.k8s.io", "leases") && wish.name == node)
+                || (matches!(what, ("", "secrets" | "configmaps" | "persistentvolumeclaims"))
+                    && mentions(api, node, wish))
+        }
+        "create" if what == ("coordination.k8s.io", "leases") => wish.namespace == "kube-node-lease",
+        "create" if what == ("", "serviceaccounts") => wish.subresource == "token" && mentions(api, node, wish),
+        "create" if wish.subresource == "eviction" => owns_pod(api, node, wish),
+        "create" => wish.subresource.is_empty() && CREATES.contains(&what),
+        "update" | "patch" | "delete" => match what {
+            ("", "pods") => owns_pod(api, node, wish),
+            ("" | "events.k8s.io", "events") => wish.verb != "delete",
+            ("" | "storage.k8s.io" | "coordination.k8s.io", "nodes" | "csinodes" | "leases") => wish.name == node,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn owns_pod(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
+    let pod = api.object(&format!("pods/{}/{}", wish.namespace, wish.name));
+    pod.is_some_and(|pod| dig::text(&pod, "spec.nodeName") == node)
+}
+
+/// A pod bound to the node mentions the object's name. Looking for the quoted name in the pod's bytes allows a little
+/// more than following every field that can name an object, and cannot forget one.
+fn mentions(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
+    if wish.name.is_empty() || wish.namespace.is_empty() {
+        return false;
+    }
+    let range = Range { prefix: format!("pods/{}/", wish.namespace), ..Range::default() };
+    let quoted = format!("\"{}\"", wish.name);
+    let bound = format!("\"nodeName\":\"{node}\"");
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let pods = api.store.list(&range).map(|page| page.entries).unwrap_or_default();
+    pods.iter().any(|pod| has(&pod.value, &bound) && has(&pod.value, &quoted))
+}
