@@ -13,13 +13,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use smol::channel::{Sender, bounded};
+use smol::channel::{Receiver, Sender, bounded};
 use smol::io::{AsyncBufReadExt, BufReader};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
@@ -29,6 +30,7 @@ use crate::data::DATA;
 use crate::power::Down;
 use crate::root::Machine;
 use crate::settings::Service;
+use crate::watchdog::Watchdog;
 use crate::{clock, network, trial};
 
 /// The first pause before a program is started again.
@@ -44,6 +46,10 @@ const LINE_BYTES_MAX: usize = 4096;
 /// A power cut sets the clock of a board without one back by so much at most.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What a program said last may still be in its pipe.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// A port nobody listens at is looked at so often.
+const PORT_EVERY: Duration = Duration::from_secs(2);
 /// A lease of no length given is renewed so often.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
 
@@ -53,6 +59,26 @@ pub fn pause_after(ran: Duration, last: Duration) -> Duration {
 }
 
 type Waiting = Rc<RefCell<BTreeMap<u32, Sender<String>>>>;
+
+/// How the machine shall go down, once somebody said so.
+struct Orders {
+    down: Cell<Option<Down>>,
+    given: Sender<Down>,
+}
+
+impl Orders {
+    /// The first order counts.
+    fn give(&self, how: Down) {
+        if self.down.get().is_none() {
+            self.down.set(Some(how));
+            let _heard_once = self.given.try_send(how);
+        }
+    }
+
+    fn are_given(&self) -> bool {
+        self.down.get().is_some()
+    }
+}
 
 /// Blocks what [`run`] waits for. Called before any thread is made, so that all inherit it.
 pub fn block_signals() {
@@ -66,55 +92,57 @@ fn signals() -> SigSet {
 /// Runs the services until somebody asks the machine to go down; says how.
 pub fn run(machine: &mut Machine) -> io::Result<Down> {
     let waiting = Waiting::default();
-    let down = Rc::new(Cell::new(None));
+    let (given, heard) = bounded(1);
+    let orders = Rc::new(Orders { down: Cell::new(None), given });
     let executor = LocalExecutor::new();
     let signals = Async::new(SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)?;
     for service in machine.services.clone() {
-        executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&down))).detach();
+        executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&orders))).detach();
     }
     for (file, port) in machine.published.clone() {
         executor.spawn(publish(file, port)).detach();
     }
-    if let Some(mut watchdog) = machine.watchdog.take() {
-        let down = Rc::clone(&down);
-        let pet = async move {
-            while down.get().is_none() {
-                watchdog.pet();
-                Timer::after(watchdog.every).await;
-            }
-            watchdog.close();
-        };
-        executor.spawn(pet).detach();
+    if let Some(watchdog) = machine.watchdog.take() {
+        executor.spawn(keep_quiet(watchdog, Rc::clone(&orders))).detach();
     }
     executor.spawn(remember_time()).detach();
-    executor.spawn(listen_for_orders(Rc::clone(&down))).detach();
+    executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
     if let Some(healthy) = machine.healthy.clone() {
         executor.spawn(confirm(healthy, machine.disk.clone(), machine.slot)).detach();
     }
     if let Some(network) = machine.network.clone() {
         executor.spawn(keep_lease(network, machine.hostname.clone())).detach();
     }
-    smol::block_on(executor.run(watch(signals, waiting, down)))
+    smol::block_on(executor.run(watch(signals, waiting, heard, orders)))
 }
 
 /// Signals are told here, and children reaped.
-async fn watch(signals: Async<SignalFd>, waiting: Waiting, down: Rc<Cell<Option<Down>>>) -> io::Result<Down> {
+async fn watch(
+    signals: Async<SignalFd>,
+    waiting: Waiting,
+    heard: Receiver<Down>,
+    orders: Rc<Orders>,
+) -> io::Result<Down> {
     loop {
         reap_all(&waiting);
-        if let Some(how) = down.get() {
+        let signalled = async { signals.readable().await.map(|()| None) };
+        let ordered = async { Ok(heard.recv().await.ok()) };
+        if let Some(how) = smol::future::or(signalled, ordered).await? {
             return Ok(how);
         }
-        // A look now and then, besides the signals: two children's ends may be one signal.
-        let told = smol::future::or(async { signals.readable().await.map(|()| true) }, async {
-            Timer::after(Duration::from_secs(1)).await;
-            Ok(false)
-        });
-        if !told.await? {
-            continue;
-        }
         while let Ok(Some(signal)) = signals.get_ref().read_signal() {
-            down.set(down.get().or(order_of(signal.ssi_signo as i32)));
+            if let Some(how) = order_of(signal.ssi_signo as i32) {
+                orders.give(how);
+            }
         }
+    }
+}
+
+/// Gives the watchdog its signs of life until the machine goes down; a hanging shutdown it may still bite.
+async fn keep_quiet(mut watchdog: Watchdog, orders: Rc<Orders>) {
+    while !orders.are_given() {
+        watchdog.pet();
+        Timer::after(watchdog.every).await;
     }
 }
 
@@ -135,9 +163,9 @@ fn reap_all(waiting: &Waiting) {
     }
 }
 
-async fn keep(service: Service, waiting: Waiting, down: Rc<Cell<Option<Down>>>) {
+async fn keep(service: Service, waiting: Waiting, orders: Rc<Orders>) {
     let mut pause = Duration::ZERO;
-    while down.get().is_none() {
+    while !orders.are_given() {
         let began = Instant::now();
         match start(&service, &waiting).await {
             Ok(end) => say(format_args!("{} ended: {end}", service.name)),
@@ -169,18 +197,19 @@ async fn start(service: &Service, waiting: &Waiting) -> io::Result<String> {
         say(format_args!("{} runs without a cgroup of its own: {error}", service.name));
     }
     say(format_args!("{} started, process {}", service.name, child.id()));
-    let reading = listen(&service.name, reader);
     let ending = async { end.recv().await.unwrap_or_else(|_| "nobody knows how".to_owned()) };
-    // Its children may hold the pipe open longer than it lives, so its end is what counts.
-    let (end, ()) = smol::future::zip(ending, smol::future::or(reading, end_of(&end))).await;
+    let mut reading = pin!(async {
+        listen(&service.name, reader).await;
+        smol::future::pending::<String>().await
+    });
+    // Its children may hold the pipe open longer than it lives, so its end is what counts; its last words get a moment.
+    let end = smol::future::or(ending, reading.as_mut()).await;
+    let moment = async {
+        Timer::after(LAST_WORDS).await;
+        String::new()
+    };
+    smol::future::or(reading, moment).await;
     Ok(end)
-}
-
-/// Ready a moment after the service has ended: what it said last is read until then.
-async fn end_of(end: &smol::channel::Receiver<String>) {
-    while !end.is_closed() {
-        Timer::after(LOOK_EVERY).await;
-    }
 }
 
 /// A cgroup for the service, and a word to the kernel that it goes last when memory ends.
@@ -279,20 +308,17 @@ fn port_device(port: &str) -> Option<PathBuf> {
 }
 
 /// `off` and `restart`, by a virtio port, from whoever runs the machine.
-async fn listen_for_orders(down: Rc<Cell<Option<Down>>>) {
+async fn listen_for_orders(orders: Rc<Orders>) {
     let Some(device) = port_device("skerry.orders") else { return };
     let Ok(port) = File::open(&device).and_then(Async::new) else { return };
     let mut buffer = [0; 64];
     while port.readable().await.is_ok() {
-        let Ok(count) = nix::unistd::read(port.get_ref().as_fd(), &mut buffer) else {
-            Timer::after(LOOK_EVERY).await;
-            continue;
-        };
+        let count = nix::unistd::read(port.get_ref().as_fd(), &mut buffer).unwrap_or(0);
         match String::from_utf8_lossy(&buffer[..count]).trim() {
-            "off" => down.set(Some(Down::Off)),
-            "restart" => down.set(Some(Down::Restart)),
-            // A port whose other end is closed reads as ended all the time.
-            _ => drop(Timer::after(LOOK_EVERY * 5).await),
+            "off" => orders.give(Down::Off),
+            "restart" => orders.give(Down::Restart),
+            // While nobody holds the other end, the port is readable and says nothing.
+            _ => drop(Timer::after(PORT_EVERY).await),
         }
     }
 }
