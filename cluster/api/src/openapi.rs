@@ -7,11 +7,12 @@
 //! * the same kinds give the same bytes;
 //! * every reference in a document resolves inside it.
 //!
-//! Not here: caching and compression (the `apiserver` crate keeps the bytes). Descriptions of built-in fields are not
-//! published: the prose is upstream's.
+//! Not here: caching and compression (the `apiserver` crate keeps the bytes). Descriptions of built-in fields are
+//! upstream's; the build takes them from a dependency (`prose.rs`), and without it documents have none.
 
 mod binary;
 mod paths;
+mod prose;
 mod schemas;
 
 use std::collections::BTreeSet;

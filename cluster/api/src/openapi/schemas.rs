@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::prose::{Index, Prose};
 use super::{Dialect, collect_references};
 use crate::kinds::Kind;
 use crate::schema::{Field, Presence, Raw, Text, Topology, Ty, Type, TypeRef, find};
@@ -32,10 +33,15 @@ const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 /// Every schema that the names need, by name.
 pub(super) fn all(kinds: &[&Kind], dialect: Dialect, names: &BTreeSet<String>) -> Value {
     let kinds_by_type = group_version_kinds(kinds);
+    let prose = Prose::unpack();
+    let prose = prose.index();
     let mut schemas = Map::new();
     let mut waiting = names.clone();
     while let Some(name) = waiting.pop_first() {
-        let mut schema = one(&name, kinds, dialect);
+        let mut schema = one(&name, kinds, dialect, &prose);
+        if dialect == Dialect::V3 {
+            set_references_apart(&mut schema);
+        }
         if let Some(rows) = kinds_by_type.get(&name) {
             schema["x-kubernetes-group-version-kind"] = rows.clone().into();
         }
@@ -101,7 +107,7 @@ fn group_version_kinds(kinds: &[&Kind]) -> BTreeMap<String, Vec<Value>> {
 }
 
 /// The schema of that name.
-fn one(name: &str, kinds: &[&Kind], dialect: Dialect) -> Value {
+fn one(name: &str, kinds: &[&Kind], dialect: Dialect, prose: &Index<'_>) -> Value {
     if let Some(schema) = special(name, dialect) {
         return schema;
     }
@@ -112,7 +118,32 @@ fn one(name: &str, kinds: &[&Kind], dialect: Dialect) -> Value {
     if let Some(kind) = kinds.iter().filter(own).find(|kind| list_name_of(kind) == name) {
         return list(kind, dialect);
     }
-    find(name).map_or_else(|| json!({"type": "object"}), |ty| object(ty, false, dialect))
+    let mut schema = find(name).map_or_else(|| json!({"type": "object"}), |ty| object(ty, false, dialect));
+    describe(&mut schema, name, prose);
+    schema
+}
+
+/// Puts in what a built-in type and its fields are for.
+fn describe(schema: &mut Value, name: &str, prose: &Index<'_>) {
+    let Value::Object(schema) = schema else { return };
+    put_text(schema, "description", &prose.of_type(name));
+    for (field, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        let words = prose.of_field(name, field);
+        let Value::Object(property) = property else { continue };
+        put_text(property, "description", &words);
+    }
+}
+
+/// In v3 nothing may stand beside a reference: it moves into an `allOf` where something does.
+fn set_references_apart(schema: &mut Value) {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flatten().filter_map(|(_, property)| property.as_object_mut()) {
+        if property.len() > 1
+            && let Some(reference) = property.remove("$ref")
+        {
+            property.insert("allOf".to_owned(), json!([{"$ref": reference}]));
+        }
+    }
 }
 
 /// Types that are one value.
@@ -170,7 +201,6 @@ fn object(ty: &Type, own: bool, dialect: Dialect) -> Value {
 
 fn property(field: &Field, own: bool, dialect: Dialect) -> Value {
     let mut schema = of_ty(&field.ty, own, dialect);
-    let is_reference = schema.contains_key("$ref");
     match (&field.ty, field.struct_atomic) {
         (_, Some(atomic)) => {
             schema.insert("x-kubernetes-map-type".to_owned(), if atomic { "atomic" } else { "granular" }.into());
@@ -191,11 +221,6 @@ fn property(field: &Field, own: bool, dialect: Dialect) -> Value {
         schema.insert("default".to_owned(), default);
     }
     put_keywords(&mut schema, field.keywords.as_deref());
-    if is_reference && schema.len() > 1 && dialect == Dialect::V3 {
-        // In v3 nothing may stand beside a reference.
-        let reference = schema.remove("$ref").unwrap_or_default();
-        schema.insert("allOf".to_owned(), json!([{"$ref": reference}]));
-    }
     Value::Object(schema)
 }
 
