@@ -43,6 +43,8 @@ pub struct Image {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
+    /// The device tree, where the board has one.
+    pub devicetree: Option<PathBuf>,
     /// The boot loader.
     pub loader: PathBuf,
     /// The checksum of everything that went in.
@@ -89,7 +91,17 @@ pub fn build(tree: &Tree, board: &Board, binaries: &Binaries, images: Option<&Pa
     }
     let layout = plan(board, &artifacts(&paths, &devicetree(board, kernel)?)?)?;
     let loader = packages[&board.loader.package].1.join(&board.loader.file);
-    Ok(Image { disk: paths.disk, layout, kernel: kernel_file, initramfs: paths.initramfs, loader, inputs, reused })
+    let devicetree = (!board.devicetree.is_empty()).then(|| devicetree_path(board, kernel));
+    Ok(Image {
+        disk: paths.disk,
+        layout,
+        kernel: kernel_file,
+        initramfs: paths.initramfs,
+        devicetree,
+        loader,
+        inputs,
+        reused,
+    })
 }
 
 struct Paths {
@@ -270,8 +282,12 @@ fn devicetree(board: &Board, kernel: &(packages::Pin, PathBuf)) -> Result<Vec<u8
     if board.devicetree.is_empty() {
         return Ok(Vec::new());
     }
-    let path = kernel.1.join("usr/lib").join(&kernel.0.name).join(&board.devicetree);
+    let path = devicetree_path(board, kernel);
     fs::read(&path).doing(format_args!("read the device tree {}", path.display()))
+}
+
+fn devicetree_path(board: &Board, kernel: &(packages::Pin, PathBuf)) -> PathBuf {
+    kernel.1.join("usr/lib").join(&kernel.0.name).join(&board.devicetree)
 }
 
 fn write_disk(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked, devicetree: &[u8]) -> Result<()> {

@@ -90,6 +90,9 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, 
         Way::Direct => {
             words.extend(["-kernel".to_owned(), image.kernel.display().to_string()]);
             words.extend(["-initrd".to_owned(), image.initramfs.display().to_string()]);
+            if let Some(devicetree) = &image.devicetree {
+                words.extend(["-dtb".to_owned(), devicetree.display().to_string()]);
+            }
             words.extend(["-append".to_owned(), format!("{} skerry.slot=a", board.command_line)]);
         }
     }

@@ -89,7 +89,12 @@ pub struct Place {
 impl Place {
     /// The place of a board's machine.
     pub fn of(tree: &Tree, board: &Board) -> Place {
-        let folder = tree.build.join("machines").join(&board.name);
+        Place::named(tree, &board.name)
+    }
+
+    /// A place of that name.
+    pub fn named(tree: &Tree, name: &str) -> Place {
+        let folder = tree.build.join("machines").join(name);
         Place { files: Files::in_folder(&folder), inputs: folder.join("inputs"), port: folder.join("port") }
     }
 }
