@@ -12,6 +12,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::Timestamp;
 
@@ -35,7 +36,7 @@ pub struct Pki {
     folder: PathBuf,
     authority: Authority,
     front_proxy: Authority,
-    tokens: TokenKey,
+    tokens: Arc<TokenKey>,
     serving: Pair,
     admin: Pair,
     kubelet_client: Pair,
@@ -49,7 +50,7 @@ impl Pki {
         made.map_err(|source| PkiError::Write { path: folder.to_owned(), source })?;
         let authority = load_or_make_authority(folder, "ca", "skerry-ca", now)?;
         let front_proxy = load_or_make_authority(folder, "front-proxy-ca", "skerry-front-proxy-ca", now)?;
-        let tokens = load_or_make_token_key(folder)?;
+        let tokens = Arc::new(load_or_make_token_key(folder)?);
         let serving = renewed(folder, "apiserver", &authority, &serving_subject(names), &[Purpose::Server], now)?;
         let client =
             |file: &str, subject: &Subject| renewed(folder, file, &authority, subject, &[Purpose::Client], now);
@@ -70,7 +71,7 @@ impl Pki {
     }
 
     /// The key of ServiceAccount tokens.
-    pub fn tokens(&self) -> &TokenKey {
+    pub fn tokens(&self) -> &Arc<TokenKey> {
         &self.tokens
     }
 

@@ -1,0 +1,43 @@
+//! Why a server did not start.
+//!
+//! Start at [`StartError`]. What fails later is logged and tried again (`supervise.rs`).
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be made or written.
+    #[error("failed to use the data folder {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The runtime's threads cannot be started.
+    #[error("failed to start threads")]
+    Threads(#[source] io::Error),
+    /// Signals cannot be listened for.
+    #[error("failed to listen for signals")]
+    Signals(#[source] io::Error),
+    /// Keys and certificates.
+    #[error("failed to prepare keys and certificates")]
+    Pki(#[source] pki::PkiError),
+    /// The store.
+    #[error("failed to open the cluster's store")]
+    Store(#[source] store::StoreError),
+    /// The listener.
+    #[error("failed to serve the Kubernetes API")]
+    Serve(#[source] apiserver::run::ServeError),
+    /// What every cluster has from the start could not be written.
+    #[error("failed to write the objects every cluster has")]
+    Bootstrap(#[source] apiserver::Failure),
+    /// Another server uses the folder.
+    #[error("the data folder {path} is in use by another skerry server")]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,68 @@
+//! The roles of a server, each a file that wires one crate.
+//!
+//! Start at [`all`]: one line a role. A role gets [`Parts`] and returns a future that the supervisor runs for ever.
+//!
+//! Not here: the API server (`server.rs`), which everything else stands on.
+
+mod control;
+mod dns;
+mod network;
+mod node;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use apiserver::{Api, User, door};
+use base::{Clock, Rng};
+use client::Door;
+use futures::future::BoxFuture;
+
+use crate::cli;
+
+/// What a server hands to its roles.
+pub struct Parts {
+    /// The API server.
+    pub api: Arc<Api>,
+    /// The cluster's keys.
+    pub pki: Arc<pki::Pki>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The folder for everything that lasts.
+    pub data: PathBuf,
+    /// This machine's Node.
+    pub node_name: String,
+    /// Its address.
+    pub node_ip: std::net::Ipv4Addr,
+    /// The port of the API server on this machine.
+    pub api_port: u16,
+    /// As given on the command line.
+    pub options: cli::Server,
+    /// Where chance begins; see [`Parts::rng`].
+    pub seed: Mutex<Rng>,
+}
+
+/// A role as the supervisor runs it.
+pub type Role = (&'static str, BoxFuture<'static, ()>);
+
+impl Parts {
+    /// A door for one identity.
+    pub fn door<'a>(&self, user: &str, groups: impl IntoIterator<Item = &'a str>) -> Arc<dyn Door> {
+        door::open(&self.api, User::new(user, groups))
+    }
+
+    /// A generator of its own for one role.
+    pub fn rng(&self) -> Rng {
+        self.seed.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
+}
+
+/// Every role this server has.
+pub fn all(parts: &Arc<Parts>) -> Vec<Role> {
+    // One set of caches for the whole process: whoever reads shares it.
+    let caches = client::run::caches(parts.door("system:apiserver", ["system:masters"]));
+    let mut roles = control::roles(parts, &caches);
+    if !parts.options.no_node {
+        roles.push(("node", node::role(parts, &caches)));
+    }
+    roles
+}

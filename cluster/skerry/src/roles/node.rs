@@ -1,0 +1,182 @@
+//! The roles of a node: pod network, kubelet with its runtime, service proxy, DNS.
+//!
+//! Start at [`role`]. The network and the runtime come first, because what was running before must be adopted before
+//! anything new is started; then kubelet, proxy and DNS run side by side, each restarted alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::Bytes;
+use client::{Caches, Client};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kubelet::{KubeletError, Machine};
+use podnet::{PodNet, PodNetError};
+use runtime::{Embedded, Runtime, RuntimeError};
+use sys::net::link::Net;
+
+use super::network::PodNetwork;
+use super::{Parts, dns};
+use crate::supervise;
+
+/// Where a board's firmware holds images that are never collected.
+const FIRMWARE_IMAGES: &str = "/usr/share/skerry/images";
+/// Set by PID 1 of a board, which runs the keeper itself.
+const KEEPER_SOCKET: &str = "SKERRY_KEEPER_SOCKET";
+/// The largest packet on pod links; Ethernet's.
+const MTU: u32 = 1500;
+const CLUSTER_DOMAIN: &str = "cluster.local";
+const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+enum NodeError {
+    #[error("failed to open the pod network")]
+    Network(#[source] PodNetError),
+    #[error("failed to open the container runtime")]
+    Runtime(#[source] RuntimeError),
+    #[error("failed to find this program to run helpers with")]
+    Program(#[source] std::io::Error),
+    #[error("failed to make the kubelet's certificate")]
+    Certificate(#[source] pki::PkiError),
+    #[error("the thread that opened the node panicked")]
+    Panicked,
+}
+
+/// What is opened once a node runs.
+struct Opened {
+    net: Arc<PodNet>,
+    runtime: Arc<dyn Runtime>,
+}
+
+/// The node, for ever.
+pub(super) fn role(parts: &Arc<Parts>, caches: &Arc<Caches>) -> BoxFuture<'static, ()> {
+    let (parts, caches) = (parts.clone(), caches.clone());
+    async move { supervise::role("node", || run(parts.clone(), caches.clone())).await }.boxed()
+}
+
+async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
+    let opening = parts.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(|_| NodeError::Panicked)??;
+    retain(&opened).await;
+    let options = kubelet_options(&parts, opened.net.gateway()).map_err(NodeError::Certificate)?;
+    let node_user = format!("system:node:{}", parts.node_name);
+    let door = parts.door(&node_user, ["system:nodes", "system:masters"]);
+    let proxy_options = proxy::Options { node: parts.node_name.clone(), pods: cluster_pods() };
+    let dns_options = dns::Options {
+        node: parts.node_name.clone(),
+        gateway: opened.net.gateway(),
+        cluster_dns: CLUSTER_DNS,
+        domain: CLUSTER_DOMAIN.to_owned(),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+    };
+    let dns_client = Client::new(parts.door("system:dns", ["system:masters"]));
+    let kubelet = supervise::role("kubelet", || {
+        let (runtime, clock) = (opened.runtime.clone(), parts.clock.clone());
+        kubelet::run(options.clone(), door.clone(), runtime, clock, parts.rng())
+    });
+    let proxy = supervise::role("service proxy", || {
+        let work = proxy::run(proxy_options.clone(), caches.clone());
+        async move {
+            work.await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    let names = supervise::role("DNS", || dns::run(dns_options.clone(), dns_client.clone(), caches.clone()));
+    futures::future::join3(kubelet, proxy, names).await;
+    Ok(())
+}
+
+/// Network first: the runtime asks for it when it adopts.
+fn open(parts: &Parts) -> Result<Opened, NodeError> {
+    let options = podnet::Options {
+        node_pods: net([10, 42, 0, 0], 24),
+        cluster_pods: cluster_pods(),
+        services: net([10, 43, 0, 0], 16),
+        directory: parts.data.join("podnet"),
+        mtu: MTU,
+    };
+    let net = Arc::new(PodNet::open(options).map_err(NodeError::Network)?);
+    let keeper_socket = std::env::var_os(KEEPER_SOCKET).map(PathBuf::from);
+    let runtime = Embedded::open(runtime::Options {
+        data: parts.data.clone(),
+        firmware_images: [FIRMWARE_IMAGES].iter().map(PathBuf::from).filter(|path| path.is_dir()).collect(),
+        program: std::env::current_exe().map_err(NodeError::Program)?,
+        helper_args: vec!["helper".into()],
+        keeper_args: keeper_socket.is_none().then(|| vec!["keeper".into()]),
+        keeper_socket,
+        cgroup_root: cgroup_root(&parts.data),
+        network: Arc::new(PodNetwork(net.clone())),
+        registries: Vec::new(),
+        clock: parts.clock.clone(),
+        seed: parts.rng().next_u64(),
+    });
+    Ok(Opened { net, runtime: Arc::new(runtime.map_err(NodeError::Runtime)?) })
+}
+
+/// On a board pods have the hierarchy to themselves; elsewhere each data folder has a part of its own.
+fn cgroup_root(data: &Path) -> String {
+    if std::process::id() > 1 && Path::new(FIRMWARE_IMAGES).is_dir() {
+        return String::new();
+    }
+    let name: String = data
+        .to_string_lossy()
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .collect();
+    format!("skerry{name}")
+}
+
+/// Gives back the addresses of sandboxes that are gone.
+async fn retain(opened: &Opened) {
+    let Ok(sandboxes) = opened.runtime.list_sandboxes().await else { return };
+    let living: BTreeSet<String> = sandboxes.into_iter().map(|sandbox| sandbox.id.0).collect();
+    let net = opened.net.clone();
+    let retained = tokio::task::spawn_blocking(move || net.retain(&living)).await;
+    if let Ok(Err(error)) = retained {
+        tracing::warn!("failed to give back addresses of pods that are gone: {}", base::chain(&error));
+    }
+}
+
+fn kubelet_options(parts: &Parts, gateway: Ipv4Addr) -> Result<kubelet::Options, pki::PkiError> {
+    // A machine without a network of its own is found by its pods at their gateway.
+    let address = if parts.node_ip.is_loopback() { gateway } else { parts.node_ip };
+    let addresses = vec![IpAddr::V4(address)];
+    let names = pki::Names { dns: vec![parts.node_name.clone()], addresses: addresses.clone() };
+    let pair = parts.pki.kubelet_serving(&parts.node_name, &names, parts.clock.now())?;
+    let mut options =
+        kubelet::Options::new(&parts.node_name, &parts.data.join("kubelet"), &parts.data.join("log/pods"));
+    options.addresses = addresses;
+    options.listen = Some((Ipv4Addr::UNSPECIFIED, kubelet::options::PORT).into());
+    options.tls = kubelet_tls(&pair, parts.pki.authority().certificate_pem());
+    options.cluster_dns = vec![IpAddr::V4(CLUSTER_DNS)];
+    options.cluster_domain = CLUSTER_DOMAIN.to_owned();
+    options.labels = BTreeMap::new();
+    options.machine = Machine::read(storage(&parts.data));
+    options.runtime_version = format!("skerry://{}", api::VERSION.trim_start_matches('v'));
+    Ok(options)
+}
+
+fn kubelet_tls(pair: &pki::Pair, ca_pem: &str) -> Option<kubelet::Tls> {
+    Some(kubelet::Tls {
+        certificates: vec![pki::der_of_pem(&pair.certificate_pem)?],
+        key: pki::der_of_pem(&pair.key_pem)?,
+        client_ca: pki::der_of_pem(ca_pem)?,
+    })
+}
+
+/// The size of the file system that holds the data.
+fn storage(data: &Path) -> Bytes {
+    sys::files::space(data).map_or(Bytes(0), |space| Bytes(space.total))
+}
+
+fn cluster_pods() -> Net {
+    net([10, 42, 0, 0], 16)
+}
+
+fn net(address: [u8; 4], prefix: u8) -> Net {
+    Net { address: IpAddr::from(address), prefix }
+}

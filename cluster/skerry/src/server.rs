@@ -1,0 +1,185 @@
+//! `skerry server`: from options to a running control plane and node.
+//!
+//! Start at [`run`].
+//!
+//! Invariants:
+//! * what cannot work (the port, the folder, the keys) is found before anything is announced;
+//! * SIGTERM and SIGINT end requests, close the store, and leave pods running; kill -9 loses nothing acknowledged.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use apiserver::run::{Tls, listen};
+use apiserver::{Api, Settings, annotate};
+use base::{Clock, Rng};
+use pki::{Names, Pki};
+use store::Store;
+use sys::clock::SystemClock;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::roles::{self, Parts};
+use crate::{StartError, cli, net};
+
+/// Runs a server until it is told to stop.
+pub fn run(options: cli::Server) -> Result<(), StartError> {
+    logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("skerry")
+        .build()
+        .map_err(StartError::Threads)?;
+    runtime.block_on(serve(options))
+}
+
+fn logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SKERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call (in tests) finds the first one's subscriber in place, which is as good.
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+}
+
+async fn serve(options: cli::Server) -> Result<(), StartError> {
+    let stop = stop().map_err(StartError::Signals)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data = folder(&options.data_dir)?;
+    let _lock = locked(&data)?;
+    let node_name = options.node_name.clone().unwrap_or_else(net::hostname);
+    let node_ip = options.node_ip.unwrap_or_else(net::address);
+    let names = names(&options, &node_name, node_ip);
+    let pki = Arc::new(Pki::open(&data.join("pki"), &names, clock.now()).map_err(StartError::Pki)?);
+    let listening = listen(options.listen, &tls(&pki)).await.map_err(StartError::Serve)?;
+    let port = listening.address().map_or(options.listen.port(), |address| address.port());
+    let store = open_store(&data).await?;
+    let mut rng = Rng::new(seed(&*clock));
+    let settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
+    let api = Api::open(store.clone(), settings);
+    kubeconfig(&data, &options, port, &pki)?;
+    api.bootstrap().await.map_err(StartError::Bootstrap)?;
+    tracing::info!("serving Kubernetes {} on {}:{port}", api::VERSION, options.listen.ip());
+    let parts = Arc::new(Parts {
+        api: api.clone(),
+        pki,
+        clock,
+        data,
+        node_name,
+        node_ip,
+        api_port: port,
+        options,
+        seed: Mutex::new(rng),
+    });
+    let roles = start(&parts);
+    listening.serve(api, stop).await;
+    shut_down(roles, &*store).await
+}
+
+fn start(parts: &Arc<Parts>) -> JoinSet<()> {
+    let mut running = JoinSet::new();
+    for (name, role) in roles::all(parts) {
+        tracing::debug!("starting the {name}");
+        running.spawn(role);
+    }
+    running
+}
+
+async fn shut_down(mut roles: JoinSet<()>, store: &dyn Store) -> Result<(), StartError> {
+    roles.shutdown().await;
+    store.close().await.map_err(StartError::Store)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Done when somebody asks the process to stop.
+fn stop() -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn folder(path: &Path) -> Result<std::path::PathBuf, StartError> {
+    let failed = |source| StartError::Folder { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join("db")).map_err(failed)?;
+    path.canonicalize().map_err(failed)
+}
+
+/// Held for as long as the server runs; the kernel lets go of it however the process ends.
+fn locked(data: &Path) -> Result<std::fs::File, StartError> {
+    let path = data.join("lock");
+    let failed = |source| StartError::Folder { path: data.to_owned(), source };
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: data.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Under which names and addresses clients may find this server.
+fn names(options: &cli::Server, node_name: &str, node_ip: std::net::Ipv4Addr) -> Names {
+    let mut addresses = vec![IpAddr::V4(node_ip)];
+    if !options.listen.ip().is_unspecified() {
+        addresses.push(options.listen.ip());
+    }
+    let mut dns = vec![net::hostname(), node_name.to_owned()];
+    dns.retain(|name| !name.is_empty() && name.is_ascii());
+    Names { dns, addresses }
+}
+
+fn tls(pki: &Pki) -> Tls {
+    Tls {
+        serving: pki.serving().clone(),
+        client_ca_pem: pki.authority().certificate_pem().to_owned(),
+        kubelet_client: pki.kubelet_client().clone(),
+    }
+}
+
+async fn open_store(data: &Path) -> Result<Arc<dyn Store>, StartError> {
+    let path = data.join("db").join("state.db");
+    let opened = store::sqlite(&path, annotate(), store::Options::default()).await;
+    Ok(Arc::new(opened.map_err(StartError::Store)?))
+}
+
+fn settings(
+    pki: &Pki,
+    clock: &Arc<dyn Clock>,
+    rng: &mut Rng,
+    options: &cli::Server,
+    node_ip: std::net::Ipv4Addr,
+    port: u16,
+) -> Settings {
+    let ca_pem = pki.authority().certificate_pem().to_owned();
+    let mut settings = Settings::new(clock.clone(), rng.next_u64(), pki.tokens().clone(), ca_pem);
+    let address = match options.listen.ip() {
+        IpAddr::V4(address) if !address.is_unspecified() => address,
+        _ => node_ip,
+    };
+    settings.advertise = (address, port);
+    settings
+}
+
+/// Unpredictable from outside: the standard library seeds its hash maps from the system, and the moment adds the rest.
+fn seed(clock: &dyn Clock) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(clock.now().0)
+}
+
+/// The administrator's file; its server is where this machine finds it.
+fn kubeconfig(data: &Path, options: &cli::Server, port: u16, pki: &Pki) -> Result<(), StartError> {
+    let ip = match options.listen.ip() {
+        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    };
+    let server = format!("https://{}", SocketAddr::new(ip, port));
+    let ca_pem = pki.authority().certificate_pem();
+    pki::kubeconfig(&data.join("admin.kubeconfig"), &server, ca_pem, "kubernetes-admin", pki.admin())
+        .map_err(StartError::Pki)
+}
