@@ -22,7 +22,7 @@ use crate::packages::{self, Unpacked, hex, sha256};
 use crate::root::{Entry, Root};
 use crate::script::boot_script;
 use crate::shell::{EPOCH, run, tool};
-use crate::{Tree, licences};
+use crate::{Tree, licences, preload};
 
 /// File systems that must be the same each time have the same number.
 const DATA_UUID: &str = "5ce72e01-da7a-4a7a-8000-000000000004";
@@ -179,7 +179,7 @@ fn root(
         root.text(&format!("{folder}/{name}"), text.as_str());
     }
     if let Some(images) = images {
-        root.add_tree("usr/share/skerry/images", images)?;
+        root.add_images(preload::read_folder(images)?);
     }
     licences::add(tree, &mut root, packages)?;
     Ok(root)

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod licences;
 pub mod modules;
 pub mod packages;
+pub mod preload;
 pub mod qemu;
 pub mod root;
 pub mod script;

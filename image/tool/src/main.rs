@@ -37,7 +37,7 @@ enum Verb {
         /// A folder with `skerry` and `skerry-init` for the board, instead of building them
         #[arg(long, value_name = "FOLDER")]
         binaries: Option<PathBuf>,
-        /// A folder of container images to put into the root
+        /// A folder of container images to put into the root [default: the test images]
         #[arg(long, value_name = "FOLDER")]
         images: Option<PathBuf>,
         /// The kubeconfig to write [default: build/kubeconfig]

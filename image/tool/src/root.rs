@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::error::{Doing, Error, Result};
+use crate::preload::{FOLDER, Images, append_layer};
 use crate::shell::{EPOCH, tool};
 
 /// What lies at a path.
@@ -33,19 +34,24 @@ pub enum Entry {
     Link(String),
 }
 
-/// A root file system: entries by path, without leading slash, in order.
+/// A root file system.
 #[derive(Clone, Debug, Default)]
-pub struct Root(BTreeMap<String, Entry>);
+pub struct Root {
+    /// Entries by path, without leading slash.
+    entries: BTreeMap<String, Entry>,
+    /// Layers of container images, tars, by the path they lie below.
+    layers: BTreeMap<String, Vec<u8>>,
+}
 
 impl Root {
     /// Puts `entry` at `path` and makes the folders above it.
     pub fn add(&mut self, path: &str, entry: Entry) {
         let mut above = Path::new(path).parent();
         while let Some(folder) = above.filter(|folder| !folder.as_os_str().is_empty()) {
-            self.0.entry(folder.display().to_string()).or_insert(Entry::Folder { mode: 0o755 });
+            self.entries.entry(folder.display().to_string()).or_insert(Entry::Folder { mode: 0o755 });
             above = folder.parent();
         }
-        self.0.insert(path.to_owned(), entry);
+        self.entries.insert(path.to_owned(), entry);
     }
 
     /// Puts a small text at `path`.
@@ -53,25 +59,21 @@ impl Root {
         self.add(path, Entry::Text(text.into()));
     }
 
-    /// The entries.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.0.iter().map(|(path, entry)| (path.as_str(), entry))
+    /// Puts the images of an archive where the image store looks for the firmware's.
+    pub fn add_images(&mut self, images: Images) {
+        for (id, record) in images.records {
+            self.text(&format!("{FOLDER}/images/{id}.json"), record);
+        }
+        for (digest, layer) in images.layers {
+            let path = format!("{FOLDER}/layers/{digest}/fs");
+            self.add(&path, Entry::Folder { mode: 0o755 });
+            self.layers.insert(path, layer);
+        }
     }
 
-    /// Adds every file below `from` at `path`.
-    pub fn add_tree(&mut self, path: &str, from: &Path) -> Result<()> {
-        let doing = format!("list {}", from.display());
-        for entry in fs::read_dir(from).doing(&doing)? {
-            let entry = entry.doing(&doing)?;
-            let into = format!("{path}/{}", entry.file_name().to_string_lossy());
-            let kind = entry.file_type().doing(&doing)?;
-            if kind.is_dir() {
-                self.add_tree(&into, &entry.path())?;
-            } else if kind.is_file() {
-                self.add(&into, Entry::Copy { from: entry.path(), mode: 0o644 });
-            }
-        }
-        Ok(())
+    /// The entries; a layer is its folder here, named after what is in it.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries.iter().map(|(path, entry)| (path.as_str(), entry))
     }
 
     /// Makes the read-only image of it at `into`.
@@ -104,6 +106,9 @@ impl Root {
         let mut archive = tar::Builder::new(into);
         for (path, entry) in self.entries() {
             append(&mut archive, path, entry).doing(format_args!("pack {path}"))?;
+        }
+        for (path, layer) in &self.layers {
+            append_layer(&mut archive, path, layer).doing(format_args!("pack {path}"))?;
         }
         archive.into_inner().and_then(|mut inner| inner.flush()).doing("pack the root")
     }

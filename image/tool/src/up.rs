@@ -38,7 +38,7 @@ pub struct Wanted {
     pub way: Way,
     /// Where the binaries are, where they need not be built.
     pub binaries: Option<PathBuf>,
-    /// Container images to put into the root.
+    /// A folder of container images to put into the root; the test images otherwise.
     pub images: Option<PathBuf>,
     /// The kubeconfig to write; in the build folder otherwise.
     pub kubeconfig: Option<PathBuf>,
@@ -51,8 +51,10 @@ pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
     let board = board::read(&tree.boards(), &wanted.board)?;
     tell(began, "building the binaries for the board (the first time takes minutes)");
     let binaries = cross::build(tree, wanted.binaries.as_deref())?;
+    tell(began, "gathering container images");
+    let images = wanted.images.clone().map_or_else(|| test_images(tree), Ok)?;
     tell(began, &format!("assembling the image for {}", board.name));
-    let image = build::build(tree, &board, &binaries, wanted.images.as_deref())?;
+    let image = build::build(tree, &board, &binaries, Some(&images))?;
     tell(began, if image.reused { "the image is as it was" } else { "the image is made" });
     let place = Place::of(tree, &board);
     let (machine, port) = start(&board, &image, &place, wanted)?;
@@ -67,6 +69,30 @@ pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
     println!("    kubectl --kubeconfig {file} get pods --all-namespaces --watch\n");
     println!("`cargo run -p image -- down` switches it off; its data stays.");
     Ok(())
+}
+
+/// The folder of the images that the Kubernetes documentation's manifests name, made anew where their sources are newer.
+pub fn test_images(tree: &Tree) -> Result<PathBuf> {
+    let made = tree.build.join("test-images");
+    folder(&made)?;
+    let archive = made.join("arm64.tar");
+    if !is_newer(&archive, &tree.top.join("tests/images")) {
+        let _stale = fs::remove_file(&archive);
+        let words = ["run", "--quiet", "--locked", "--package", "images", "--", "arm64"];
+        run(Command::new("cargo").args(words).arg(&archive).current_dir(&tree.top))?;
+    }
+    Ok(made)
+}
+
+/// Whether `file` is newer than everything in a folder and the folders directly in it.
+fn is_newer(file: &Path, sources: &Path) -> bool {
+    let date = |path: &Path| path.metadata().and_then(|about| about.modified()).ok();
+    let Some(made) = date(file) else { return false };
+    let inside = |folder: &Path| {
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let all = inside(sources).into_iter().flat_map(|path| inside(&path).into_iter().chain([path]));
+    all.filter_map(|path| date(&path)).all(|changed| changed < made)
 }
 
 /// Switches the machine of a board off; tells whether one ran.
