@@ -76,8 +76,9 @@ fn one<R: Read>(
     }
     let header = entry.header().clone();
     let malformed = |error: io::Error| OciError::malformed(format!("layer entry {}", path.display()), error);
-    let mode = header.mode().map_err(malformed)? & 0o7777;
-    let seconds = header.mtime().map_err(malformed)? as i64;
+    let fields = header.as_old();
+    let mode = number(&fields.mode, || header.mode().map(u64::from)).map_err(malformed)? as u32 & 0o7777;
+    let seconds = number(&fields.mtime, || header.mtime()).map_err(malformed)? as i64;
     let kind = header.entry_type();
     let is_folder = kind.is_dir();
     if files::kind_of(&parent, &name).is_some_and(|found| found != libc::S_IFDIR || !is_folder) {
@@ -100,8 +101,8 @@ fn one<R: Read>(
             return Ok(files::make_hard_link(&from, &source, &parent, &name).map(|()| 0)?);
         }
         tar::EntryType::Char | tar::EntryType::Block => {
-            let number = |found: io::Result<Option<u32>>| found.map(Option::unwrap_or_default).map_err(malformed);
-            let (major, minor) = (number(header.device_major())?, number(header.device_minor())?);
+            let device = |found: io::Result<Option<u32>>| found.map(Option::unwrap_or_default).map_err(malformed);
+            let (major, minor) = (device(header.device_major())?, device(header.device_minor())?);
             let is_block = kind == tar::EntryType::Block;
             let node = if is_block { Node::Block(major, minor) } else { Node::Character(major, minor) };
             files::make_node(&parent, &name, node, mode)?;
@@ -110,8 +111,9 @@ fn one<R: Read>(
         // Headers about headers; the tar crate has used them already.
         _ => return Ok(0),
     }
-    let owner = |found: io::Result<u64>| found.map(|id| id as u32).map_err(malformed);
-    files::set_owner(&parent, &name, owner(header.uid())?, owner(header.gid())?)?;
+    let uid = number(&fields.uid, || header.uid()).map_err(malformed)? as u32;
+    let gid = number(&fields.gid, || header.gid()).map_err(malformed)? as u32;
+    files::set_owner(&parent, &name, uid, gid)?;
     // After the owner: giving a file away takes its capabilities and set-user-id bit.
     if kind != tar::EntryType::Symlink {
         files::set_mode_at(&parent, &name, mode)?;
@@ -121,6 +123,11 @@ fn one<R: Read>(
         files::set_modified(&parent, &name, seconds)?;
     }
     Ok(length)
+}
+
+/// A number of a header. Some writers leave it blank, which is 0.
+fn number(field: &[u8], read: impl Fn() -> io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { read() }
 }
 
 /// What overlayfs takes for "not here (any more)".

@@ -10,17 +10,18 @@ use std::time::Duration;
 use base::{Bytes, Timestamp};
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
+use serde::{Deserialize, Serialize};
 
 /// The id of a sandbox; unique on this machine for ever.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SandboxId(pub String);
 
 /// The id of a container; unique on this machine for ever.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerId(pub String);
 
 /// A namespace's owner.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceMode {
     /// One for the pod.
     #[default]
@@ -34,7 +35,7 @@ pub enum NamespaceMode {
 }
 
 /// What a pod asks of its sandbox.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SandboxConfig {
     /// `metadata.name` of the pod.
     pub name: String,
@@ -75,7 +76,7 @@ pub struct SandboxConfig {
 }
 
 /// A port of the host that leads to a port of the pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
@@ -88,7 +89,7 @@ pub struct PortMapping {
 }
 
 /// Limits and weights of a cgroup (v2). `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// `cpu.weight` expressed as CPU shares (v1 words, 2 to 262144), as the CRI has it.
     pub cpu_shares: Option<u64>,
@@ -97,6 +98,7 @@ pub struct Resources {
     /// The period, in microseconds.
     pub cpu_period: Option<u64>,
     /// `memory.max`.
+    #[serde(with = "bytes_as_number")]
     pub memory_limit: Option<Bytes>,
     /// `pids.max`.
     pub pids_limit: Option<i64>,
@@ -129,7 +131,7 @@ pub struct SandboxStatus {
 }
 
 /// How a mount passes on what is mounted below it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountPropagation {
     /// Neither way.
     #[default]
@@ -141,7 +143,7 @@ pub enum MountPropagation {
 }
 
 /// A file or directory of the host seen inside a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where inside, absolute.
     pub container_path: PathBuf,
@@ -156,7 +158,7 @@ pub struct Mount {
 }
 
 /// A device node inside a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Where inside.
     pub container_path: PathBuf,
@@ -167,7 +169,7 @@ pub struct Device {
 }
 
 /// A seccomp profile.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seccomp {
     /// The runtime's default.
     #[default]
@@ -179,7 +181,7 @@ pub enum Seccomp {
 }
 
 /// What a container may do and who it is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SecurityContext {
     /// All devices, all capabilities, writable /sys.
     pub privileged: bool,
@@ -206,7 +208,7 @@ pub struct SecurityContext {
 }
 
 /// What a container is made from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// The container's name in its pod.
     pub name: String,
@@ -539,4 +541,17 @@ pub trait Runtime: Send + Sync + 'static {
     fn shortcomings(&self) -> Vec<String>;
     /// Waits for the next change.
     fn events(&self) -> futures::stream::BoxStream<'static, RuntimeEvent>;
+}
+
+/// `base` knows no serde.
+mod bytes_as_number {
+    use base::Bytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, to: S) -> Result<S::Ok, S::Error> {
+        bytes.map(|bytes| bytes.0).serialize(to)
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Bytes>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Bytes))
+    }
 }

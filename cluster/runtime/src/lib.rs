@@ -14,16 +14,18 @@
 pub mod cri;
 mod embedded;
 pub mod fake;
+mod helper;
+mod launch;
 mod network;
+mod node;
+mod plan;
+mod record;
+mod seccomp;
+mod stream;
+mod syscalls;
+mod user;
 
 pub use cri::*;
 pub use embedded::{Embedded, Options, RegistryRule};
+pub use helper::helper_main;
 pub use network::{LoopbackOnly, Network, PodLink};
-
-/// The entry of the short-lived helpers, for the binary that [`Options::program`] names; `args` are the words after
-/// [`Options::helper_args`]. The answer is the exit code.
-pub fn helper_main(args: impl Iterator<Item = std::ffi::OsString>) -> i32 {
-    let words: Vec<_> = args.collect();
-    eprintln!("this build has no helper for {words:?}");
-    1
-}

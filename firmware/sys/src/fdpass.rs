@@ -80,6 +80,49 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     open().doing_to("connect to", path)
 }
 
+/// Takes over descriptor `number`, which whoever started this process put there. `None` if it is not a socket.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: borrowed for one question only; a number that is no descriptor is answered with an error.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    getsockopt(&borrowed, sockopt::SockType).ok()?;
+    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: it is open (asked above), and by the contract of `Spawn` nobody else in this process knows it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Lets [`receive`] fail with `WouldBlock` when nothing comes for so long.
+pub fn set_patience(socket: &impl AsFd, limit: std::time::Duration) -> io::Result<()> {
+    let limit = nix::sys::time::TimeVal::new(limit.as_secs() as _, limit.subsec_micros() as _);
+    Ok(nix::sys::socket::setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &limit)?)
+}
+
+/// Says that nothing more will be sent.
+pub fn finish_sending(socket: &impl AsFd) -> io::Result<()> {
+    Ok(nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
+}
+
+/// Sends something of any length as several messages; descriptors go with the first.
+pub fn send_long(socket: &impl AsFd, content: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    for (index, part) in content.chunks(MESSAGE_BYTES_MAX).enumerate() {
+        send(socket, part, if index == 0 { fds } else { &[] })?;
+    }
+    finish_sending(socket)
+}
+
+/// Receives what [`send_long`] sent, at most `bytes_max`.
+pub fn receive_long(socket: &impl AsFd, bytes_max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut content, mut all_fds) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    while let Some((length, fds)) = receive(socket, &mut buffer)? {
+        content.extend_from_slice(&buffer[..length]);
+        all_fds.extend(fds);
+        if content.len() > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"));
+        }
+    }
+    Ok((content, all_fds))
+}
+
 /// The user at the other end.
 pub fn peer_uid(socket: &impl AsFd) -> io::Result<u32> {
     Ok(getsockopt(&socket.as_fd(), sockopt::PeerCredentials)?.uid())

@@ -232,6 +232,11 @@ pub fn set_owner(folder: &impl AsFd, name: &std::ffi::CStr, uid: u32, gid: u32) 
         .doing(format_args!("give {} to {uid}:{gid}", name.to_string_lossy()))
 }
 
+/// Sets the owner of an open file; `None` leaves it.
+pub fn set_owner_of(file: &impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    nix::unistd::fchown(file, uid.map(Uid::from_raw), gid.map(Gid::from_raw)).doing("set an owner")
+}
+
 /// Sets the mode of an open file.
 pub fn set_mode(file: &impl AsFd, mode: u32) -> Result<()> {
     fchmod(file, Mode::from_bits_truncate(mode)).doing("set a mode")

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+pub use nix::mount::MsFlags as Flags;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::{Doing, Result};
@@ -212,6 +213,12 @@ fn told(context: &OwnedFd, error: io::Error) -> io::Error {
         }
         _ => error,
     }
+}
+
+/// Sets attributes of the mount that `path` lies on top of, in place.
+pub fn set_attributes(path: &Path, attributes: Attributes, recursive: bool) -> Result<()> {
+    let place = fs::OpenOptions::new().read(true).custom_flags_path().open(path).doing_to("open mount point", path)?;
+    Tree(place.into()).set(attributes, recursive)
 }
 
 /// Makes a bind mount of `source` at `target`.

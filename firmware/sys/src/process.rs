@@ -117,6 +117,13 @@ pub fn wait(pidfd: &impl AsFd) -> Result<Exit> {
     }
 }
 
+/// Waits until a process is gone, whoever its parent is; how it ended only its parent learns.
+pub fn wait_gone(pidfd: &impl AsFd) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut wanted = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut wanted, PollTimeout::NONE) == Err(Errno::EINTR) {}
+}
+
 /// The end of any child of ours that has ended, with its pid: a subreaper gets strangers too.
 pub fn reap() -> Option<(u32, Exit)> {
     loop {
@@ -131,6 +138,31 @@ pub fn reap() -> Option<(u32, Exit)> {
             Err(_) => return None,
         }
     }
+}
+
+/// Waits for the end of any child of ours; `None` if there is none.
+pub fn wait_any() -> Option<(u32, Exit)> {
+    loop {
+        match waitid(Id::All, WaitPidFlag::WEXITED) {
+            Ok(status) => {
+                let pid = status.pid()?.as_raw() as u32;
+                if let Some(exit) = exit_of(status) {
+                    return Some((pid, exit));
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Waits until a child of ours ends, also one that becomes ours only later. For a process that does nothing else.
+pub fn pause_for_child() {
+    let mut wanted = nix::sys::signal::SigSet::empty();
+    wanted.add(nix::sys::signal::Signal::SIGCHLD);
+    // Blocked, the signal stays pending and is taken here; it cannot come between a look and the wait.
+    let _ = wanted.thread_block();
+    let _ = wanted.wait();
 }
 
 fn exit_of(status: WaitStatus) -> Option<Exit> {

@@ -98,6 +98,17 @@ struct CapData {
 
 const CAP_VERSION_3: u32 = 0x2008_0522;
 
+/// What this process may do at most: the machine (or whoever runs us) may have taken something away.
+pub fn held_capabilities() -> Result<Capabilities> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [CapData { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    // SAFETY: header and data have the layout of version 3 (two words each) and live through the call.
+    match unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) } {
+        0 => Ok(Capabilities(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)),
+        _ => Err(io::Error::last_os_error()).doing("read the capabilities"),
+    }
+}
+
 /// Nothing this process runs can ever have more than `set`.
 pub fn bound_capabilities(set: Capabilities) -> Result<()> {
     let dropped = Capabilities::all().without(set).0;
