@@ -61,21 +61,32 @@ pub struct Service {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
+    /// What its environment says, besides PATH and HOME.
+    pub environment: Vec<(String, String)>,
 }
 
-/// The services of `/etc/skerry/services`: name, program, arguments, one a line.
+/// The services of `/etc/skerry/services`: name, `NAME=value` words of the environment, program, arguments, one a line.
 pub fn services(text: &str) -> Result<Vec<Service>, Error> {
     lines(text).map(service).collect()
 }
 
 fn service(line: &str) -> Result<Service, Error> {
-    let mut words = line.split_whitespace().map(str::to_owned);
-    match (words.next(), words.next()) {
-        (Some(name), Some(program)) if program.starts_with('/') => {
-            Ok(Service { name, program: program.into(), args: words.collect() })
+    let mut words = line.split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    let mut environment = Vec::new();
+    for word in words.by_ref() {
+        match word.split_once('=') {
+            _ if word.starts_with('/') => {
+                let args = words.map(str::to_owned).collect();
+                return Ok(Service { name, program: word.into(), args, environment });
+            }
+            Some((variable, value)) => environment.push((variable.to_owned(), value.to_owned())),
+            None => break,
         }
-        _ => Err(Error::Wrong(format!("a service is a name, a program's full path and its arguments, not {line:?}"))),
     }
+    Err(Error::Wrong(format!(
+        "a service is a name, its environment, a program's full path and its arguments, not {line:?}"
+    )))
 }
 
 /// The files to hand to whoever runs the machine: path, then the name of a virtio port.
@@ -116,9 +127,12 @@ mod tests {
 
     #[test]
     fn a_service_has_a_name_and_a_full_path() {
-        let expected = Service { name: "server".into(), program: "/bin/skerry".into(), args: vec!["server".into()] };
-        assert_eq!(services("server /bin/skerry server\n").unwrap(), [expected]);
+        let found = &services("server A=b=c /bin/skerry server --x=y\n").unwrap()[0];
+        assert_eq!((found.name.as_str(), found.program.as_path()), ("server", Path::new("/bin/skerry")));
+        assert_eq!(found.args, ["server", "--x=y"]);
+        assert_eq!(found.environment, [("A".to_owned(), "b=c".to_owned())]);
         assert!(services("server skerry\n").is_err());
+        assert!(services("server A=b\n").is_err());
     }
 
     #[test]

@@ -186,6 +186,7 @@ async fn start(service: &Service, waiting: &Waiting) -> io::Result<String> {
         .env_clear()
         .env("PATH", "/bin:/sbin")
         .env("HOME", DATA)
+        .envs(service.environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)

@@ -187,8 +187,9 @@ fn root(
 
 /// What PID 1 keeps running.
 const SERVICES: &str = "\
-# name, program, arguments
-server /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443
+# name, environment, program, arguments
+keeper /sbin/skerry-init keeper --socket /run/keeper.sock
+server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443
 ";
 
 /// What is handed to whoever runs the machine.
