@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod cron;
 pub mod defaults;
 pub mod dig;
 pub mod discovery;
