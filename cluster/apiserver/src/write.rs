@@ -217,8 +217,8 @@ impl Api {
         }
         let held = self.allocator.admit(kind, &mut new, Some(&old))?;
         let errors = match change.subresource {
-            Some("status") => validation::status_update(kind, &new, &old),
-            _ => validation::update(kind, &new, &old),
+            Some(subresource) => validation::subresource_update(kind, subresource, &new, &old),
+            None => validation::update(kind, &new, &old),
         };
         if !errors.is_empty() {
             return Err(Failure::invalid(kind, change.name, &errors).into());
