@@ -81,6 +81,8 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Op
         Some("approval") => only(new, old, &["status.conditions"]),
         Some("ephemeralcontainers") => only(new, old, &["spec.ephemeralContainers"]),
         Some("resize") => kinds::only_resources(new, old),
+        // Binding a pod is one write of its node and of the condition that says so.
+        Some("binding") => {}
         _ if has_status(kind) => dig::put(new, "status", old["status"].clone()),
         _ => {}
     }
@@ -89,7 +91,7 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Op
         dig::put(new, &format!("metadata.{field}"), kept);
     }
     kinds::update(kind, new, old, subresource);
-    if subresource != Some("status") && is_new_generation(kind, new, old) {
+    if !matches!(subresource, Some("status" | "binding")) && is_new_generation(kind, new, old) {
         dig::put(new, "metadata.generation", json!(meta::generation(old) + 1));
     }
 }
@@ -303,6 +305,14 @@ mod tests {
 
     #[test]
     fn subresources_change_only_their_own() {
+        updated(
+            "v1",
+            "Pod",
+            Some("binding"),
+            "{'metadata':{'generation':1},'spec':{},'status':{'phase':'Pending'}}",
+            "{'metadata':{},'spec':{'nodeName':'b'},'status':{'conditions':[],'phase':'Pending'}}",
+            "{'metadata':{'generation':1},'spec':{'nodeName':'b'},'status':{'conditions':[],'phase':'Pending'}}",
+        );
         updated(
             "v1",
             "Pod",
