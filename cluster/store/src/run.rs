@@ -23,7 +23,7 @@ use crate::{Annotate, Entry, Options};
 /// The core is told the time so often. Twice a minute is nothing on an idle board.
 const TICK: Duration = Duration::from_secs(30);
 /// A log that failed is tried again after this at first, doubling up to the other.
-const REOPEN_AFTER: Duration = Duration::from_millis(50);
+const REOPEN_AFTER: Duration = Duration::from_millis(10);
 const REOPEN_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// What readers, writers and the driver share.

@@ -7,6 +7,7 @@
 //! * after anything but a clean stop the whole file is checked before it is used.
 
 use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use sqlx::{ConnectOptions, Row as _};
 
 use super::checkpoint::PAGE_BYTES;
 use super::rescue::{beside, renew, sync_folder};
-use super::schema::{SchemaError, damage, prepare, read_header};
+use super::schema::{APPLICATION, SchemaError, damage, prepare, read_header};
 use super::{ask_number, ask_text};
 use crate::Revision;
 use crate::log::{Each, Header, LogError};
@@ -50,6 +51,9 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnectio
         LogError(format!("failed to {doing} {}: {}", path.display(), base::chain(error)))
     };
     let is_new = !path.exists();
+    if is_foreign(path).map_err(|error| failed("read", &error))? {
+        return Err(failed("use", &SchemaError::Foreign));
+    }
     let left_over = blocking(path, renew).await.map_err(|error| failed("renew the write-ahead file of", &error))?;
     let mut connection = connect(path).await.map_err(|error| failed("open", &error))?;
     check_settings(&mut connection).await?;
@@ -69,6 +73,20 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnectio
     }
     read_objects(&mut connection, each).await.map_err(|error| failed("read", &error))?;
     Ok((connection, header))
+}
+
+/// Whether the file is a database of another program. Found out before SQLite sees it, which would change its journal.
+fn is_foreign(path: &Path) -> std::io::Result<bool> {
+    let mut head = [0; 72];
+    let length = match File::open(path).and_then(|mut file| file.read_exact(&mut head).and(file.metadata())) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // Ours has no number and one page while its first commit is still in the write-ahead file.
+    let application = head[68..].iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
+    let is_young = application == 0 && length <= PAGE_BYTES as u64;
+    Ok(head.starts_with(b"SQLite format 3\0") && application != APPLICATION && !is_young)
 }
 
 /// The folder that holds `path`.

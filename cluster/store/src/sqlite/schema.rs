@@ -21,7 +21,7 @@ const SCHEMA: i64 = 1;
 /// The oldest schema whose program can read what this one writes.
 const READER: i64 = 1;
 /// Says that a SQLite file is a store of ours: "Sker".
-const APPLICATION: i64 = 0x536b_6572;
+pub(super) const APPLICATION: i64 = 0x536b_6572;
 
 const TABLES: &str = "
     BEGIN IMMEDIATE;
