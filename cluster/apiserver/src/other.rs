@@ -98,11 +98,11 @@ fn documents(api: &Api, steps: &[&str], headers: &HeaderMap) -> Result<Response,
             (made(&format!("apis/{group}/{version}"), &make)?, crate::response::JSON)
         }
         ["openapi", "v2"] => {
-            // The document's protobuf form is not served; who takes nothing else is told so.
-            if accept.contains("protobuf") && !accept.contains("json") && !accept.contains("*/*") {
-                return Err(Failure::not_acceptable(&[crate::response::JSON]));
+            // Clients in Go take the binary form and nothing else.
+            match accept.contains("proto-openapi.spec.v2") {
+                true => (made("openapi/v2+binary", &|| Some(openapi::v2_binary(&all())))?, openapi::V2_BINARY_TYPE),
+                false => (made("openapi/v2", &|| Some(openapi::v2(&all())))?, crate::response::JSON),
             }
-            (made("openapi/v2", &|| Some(openapi::v2(&all())))?, crate::response::JSON)
         }
         ["openapi", "v3"] => (made("openapi/v3", &|| Some(v3_index(api)))?, crate::response::JSON),
         ["openapi", "v3", rest @ ..] => (v3(api, rest)?, crate::response::JSON),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use api::kinds::find;
 use api::selector::LabelSelector;
-use api::{defaults, dig, meta};
+use api::{dig, meta};
 use bytes::Bytes;
 use http::StatusCode;
 use pki::{BoundObject, Claims};
@@ -19,16 +19,9 @@ use serde_json::{Value, json};
 use crate::delete::{self, Gone};
 use crate::server::{Ask, decoded, success};
 use crate::status::{Named, resource_of};
-use crate::write::{Change, graft, place};
-use crate::{Api, Failure, Response, convert, proxied, render};
+use crate::write::{BINDING, Change, place};
+use crate::{Api, Failure, Response, proxied, render};
 
-/// Parts that are written through a subresource of their own: resource, subresource, path of the part.
-const PARTS: &[(&str, &str, &str)] = &[
-    ("namespaces", "finalize", "spec.finalizers"),
-    ("pods", "ephemeralcontainers", "spec.ephemeralContainers"),
-    ("pods", "resize", "spec.containers"),
-    ("certificatesigningrequests", "approval", "status.conditions"),
-];
 /// The shortest and the longest life a token may ask for, in seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
 /// The life of a token that asks for none.
@@ -56,43 +49,13 @@ pub(crate) async fn answer(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failur
         ("pods", "eviction") => evict(api, ask).await,
         ("serviceaccounts", "token") => token(api, ask),
         (_, "scale") => scale(api, ask).await,
-        (plural, sub) => {
-            let part = PARTS.iter().find(|(its, name, _)| *its == plural && *name == sub).map(|(_, _, part)| *part);
-            part_of(api, ask, sub, part).await
-        }
-    }
-}
-
-/// Reads or writes a part of the object; the whole status if `part` names none.
-async fn part_of(api: &Arc<Api>, ask: &Ask, sub: &str, part: Option<&'static str>) -> Result<Response, Failure> {
-    // Only what the strategy knows by name is left to it; other parts are taken out here.
-    let strategy =
-        if part.is_none() { Some(sub) } else { Some("status").filter(|_| part == Some("status.conditions")) };
-    let limit = |old: &Value, new: Value| match part {
-        None => Ok(new),
-        Some(part) => {
-            let mut kept = old.clone();
-            graft(&mut kept, &new, part);
-            dig::put(&mut kept, "metadata.resourceVersion", dig::get(&new, "metadata.resourceVersion").clone());
-            Ok(kept)
-        }
-    };
-    match ask.info.verb {
-        "get" => api.get(ask),
-        "patch" => api.patch_with(ask, strategy, &mut { limit }).await,
-        "update" => {
-            let sent = ask.sent(ask.kind)?;
-            let mut object = sent.object;
-            place(ask.kind, &mut object, &ask.info.namespace, &ask.info.name)?;
-            defaults::apply(ask.kind, &mut object);
-            let object = convert::to_storage(ask.kind, object);
-            let change = ask.change(strategy)?;
-            let value = api.replace(&change, &mut |old| limit(old, object.clone())).await?;
-            let mut response = render::object(&ask.form(), StatusCode::OK, &value, api.now())?;
-            render::warn(&mut response, &sent.warnings);
-            Ok(response)
-        }
-        _ => Err(Failure::method_not_allowed()),
+        // Status and its like: the object as a whole, of which the strategy keeps the part that is meant.
+        (_, sub) => match ask.info.verb {
+            "get" => api.get(ask),
+            "patch" => api.patch(ask, Some(sub)).await,
+            "update" => api.update(ask, Some(sub)).await,
+            _ => Err(Failure::method_not_allowed()),
+        },
     }
 }
 
@@ -112,7 +75,7 @@ pub(crate) async fn bind(
     let what = Named { group: "", resource: "pods/binding" };
     let now = api.now().rfc3339();
     let dry_run = ask.query.dry_run()?;
-    let change = Change { kind, namespace, name: pod, subresource: Some("binding"), user: &ask.user, dry_run };
+    let change = Change { kind, namespace, name: pod, subresource: Some(BINDING), user: &ask.user, dry_run };
     api.replace(&change, &mut |old| {
         let held = dig::text(old, "spec.nodeName");
         if meta::is_terminating(old) {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use api::kinds::{Kind, find};
-use api::{defaults, dig, meta, patch, strategy, validation};
+use api::{defaults, meta, patch, strategy, validation};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -30,6 +30,9 @@ use crate::{Api, Failure, Response, User, admit, convert, encode, render};
 const RETRIES_MAX: usize = 16;
 /// A generated name that is taken is generated again so often.
 const NAMES_MAX: usize = 8;
+
+/// The subresource by which a pod gets its node.
+pub(crate) const BINDING: &str = "binding";
 
 /// What a replacement is about.
 pub(crate) struct Change<'a> {
@@ -141,8 +144,8 @@ impl Api {
         }
     }
 
-    pub(crate) async fn update(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
-        let (sent, change) = (ask.sent(ask.kind)?, ask.change(None)?);
+    pub(crate) async fn update(self: &Arc<Self>, ask: &Ask, subresource: Option<&str>) -> Result<Response, Failure> {
+        let (sent, change) = (ask.sent(ask.kind)?, ask.change(subresource)?);
         let mut object = sent.object;
         place(ask.kind, &mut object, &ask.info.namespace, &ask.info.name)?;
         defaults::apply(ask.kind, &mut object);
@@ -153,17 +156,7 @@ impl Api {
         Ok(response)
     }
 
-    pub(crate) async fn patch(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
-        self.patch_with(ask, None, &mut |_, new| Ok(new)).await
-    }
-
-    /// Patches an object as `ask` says; `limit` decides what of it counts, from the old and the patched object.
-    pub(crate) async fn patch_with(
-        self: &Arc<Self>,
-        ask: &Ask,
-        subresource: Option<&str>,
-        limit: &mut (dyn FnMut(&Value, Value) -> Result<Value, Failure> + Send),
-    ) -> Result<Response, Failure> {
+    pub(crate) async fn patch(self: &Arc<Self>, ask: &Ask, subresource: Option<&str>) -> Result<Response, Failure> {
         let patch = Patch::of(ask)?;
         let validation = ask.query.field_validation()?;
         let change = ask.change(subresource)?;
@@ -176,7 +169,7 @@ impl Api {
                 let mut new = sent.object;
                 place(ask.kind, &mut new, &ask.info.namespace, &ask.info.name)?;
                 defaults::apply(ask.kind, &mut new);
-                limit(old, convert::to_storage(ask.kind, new))
+                Ok(convert::to_storage(ask.kind, new))
             })
             .await?;
         let mut response = render::object(&ask.form(), StatusCode::OK, &value, self.now())?;
@@ -210,7 +203,10 @@ impl Api {
         held_to(kind, &new, &old, change.name)?;
         let version = meta::resource_version(&old).to_owned();
         meta::metadata_mut(&mut new).insert("resourceVersion".to_owned(), version.into());
-        strategy::prepare_update(kind, &mut new, &old, change.subresource);
+        // A binding writes a pod's node and its condition in one go, which no strategy lets anybody else do.
+        if change.subresource != Some(BINDING) {
+            strategy::prepare_update(kind, &mut new, &old, change.subresource);
+        }
         if change.subresource.is_none() {
             admit::update(self, kind, &mut new, &old, change.user)?;
             defaults::apply(kind, &mut new);
@@ -395,9 +391,4 @@ fn durability(kind: &Kind, new: bool) -> Durability {
 /// The bytes of an object that is not stored: a dry run's.
 fn plain(object: &Value) -> Bytes {
     Bytes::from(object.to_string())
-}
-
-/// The value at a path of `from`, put at the same path of `onto`.
-pub(crate) fn graft(onto: &mut Value, from: &Value, path: &str) {
-    dig::put(onto, path, dig::get(from, path).clone());
 }
