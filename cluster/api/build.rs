@@ -72,10 +72,10 @@ fn read_folder(folder: &Path, wanted: &BTreeSet<String>, prose: &mut BTreeMap<St
         let path = entry?.path();
         if path.is_dir() {
             read_folder(&path, wanted, prose)?;
-        } else if let Some((name, section)) = read_file(&fs::read_to_string(&path)?) {
-            if wanted.contains(&name) {
-                prose.insert(name, section);
-            }
+        } else if let Some((name, section)) = read_file(&fs::read_to_string(&path)?)
+            && wanted.contains(&name)
+        {
+            prose.insert(name, section);
         }
     }
     Ok(())

@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod cron;
+pub mod custom;
 pub mod defaults;
 pub mod dig;
 pub mod discovery;

@@ -124,7 +124,7 @@ fn one_type<'a>(name: &str, definition: &'a Value, go: &Go) -> Result<(String, V
     let mut references = Vec::new();
     // Sorted here: `serde_json` may keep the document's order, if another crate asks it to.
     let properties: BTreeMap<&String, &Value> = definition["properties"].as_object().into_iter().flatten().collect();
-    for missing in shape.keys().filter(|field| !properties.contains_key(field)) {
+    if let Some(missing) = shape.keys().find(|field| !properties.contains_key(field)) {
         return Err(format!("the Go struct has the field {missing}, the definition has not"));
     }
     let required: Vec<&str> =
