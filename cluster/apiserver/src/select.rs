@@ -8,7 +8,6 @@ use api::kinds::Kind;
 use api::selector::{FieldSelector, LabelSelector};
 use store::Entry;
 
-use crate::status::resource_of;
 use crate::{Failure, notes};
 
 /// Which objects.
@@ -31,11 +30,9 @@ impl Selection {
         labels: &str,
         fields: &str,
     ) -> Result<Selection, Failure> {
-        let labels = LabelSelector::parse(labels)
-            .map_err(|error| Failure::bad_request(format!("unable to parse requirement: {}", error.0)))?;
-        let text = fields;
+        let labels = LabelSelector::parse(labels).map_err(|error| Failure::bad_request(error.0))?;
         let fields = FieldSelector::parse(fields).map_err(|error| Failure::bad_request(error.0))?;
-        check_fields(kind, &fields, text)?;
+        check_fields(kind, &fields)?;
         let prefix = match (kind.namespaced, namespace) {
             (true, "") | (false, _) => format!("{}/", kind.key_prefix()),
             (true, namespace) => format!("{}/{namespace}/", kind.key_prefix()),
@@ -65,16 +62,17 @@ impl Selection {
     }
 }
 
-fn check_fields(kind: &Kind, fields: &FieldSelector, text: &str) -> Result<(), Failure> {
+fn check_fields(kind: &Kind, fields: &FieldSelector) -> Result<(), Failure> {
     let known = notes::selectable(&kind.key_prefix());
     let unknown = fields.terms().iter().map(|term| term.field.as_str()).find(|field| {
         !known.contains(field) && *field != "metadata.name" && !(*field == "metadata.namespace" && kind.namespaced)
     });
     match unknown {
         None => Ok(()),
-        Some(field) => Err(Failure::bad_request(format!(
-            "Unable to find {:?} that match label selector \"\", field selector {text:?}: field label not supported: {field}",
-            format!("{}/{}, Resource={}", kind.group, kind.version, resource_of(kind).resource),
-        ))),
+        // The client says itself which kind and selectors it asked for.
+        Some(field) => Err(Failure::bad_request(match known {
+            [] => format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+            _ => format!("field label not supported: {field}"),
+        })),
     }
 }
