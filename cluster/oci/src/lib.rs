@@ -15,6 +15,7 @@
 mod archive;
 mod digest;
 mod error;
+mod http;
 mod manifest;
 mod name;
 mod registry;
