@@ -46,7 +46,12 @@ pub struct Events {
 
 impl Events {
     /// A queue, and the task that writes it into the API.
-    pub fn new(client: Client, clock: Arc<dyn Clock>, rng: Rng, node_name: &str) -> (Events, impl Future<Output = ()>) {
+    pub fn new(
+        client: Client,
+        clock: Arc<dyn Clock>,
+        rng: Rng,
+        node_name: &str,
+    ) -> (Events, impl Future<Output = ()> + use<>) {
         let (queue, told) = mpsc::channel(QUEUE_MAX);
         let writer = Writer {
             client,

@@ -13,17 +13,23 @@
 
 pub mod action;
 pub mod events;
+pub mod image;
 pub mod lifecycle;
+pub mod logs;
 pub mod make;
+pub mod node;
 pub mod objects;
 pub mod options;
 pub mod pod;
 pub mod probe;
 pub mod quantity;
 pub mod run;
+pub mod server;
 pub mod status;
 pub mod step;
+pub mod tasks;
 pub mod volumes;
+pub mod worker;
 
 pub use options::{Machine, Options, Tls};
 pub use run::{KubeletError, run};

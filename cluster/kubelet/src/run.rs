@@ -1,12 +1,57 @@
-//! The edge: follows the pods bound to this node, and does for each what [`crate::step`] says.
+//! The edge: registers the node, keeps its Lease, follows the pods bound to it, and cleans up.
+//!
+//! Start at [`run`]. One loop follows the list of pods and starts a [`crate::worker`] for each; one tells the runtime's events
+//! to them; one keeps the node's Lease and status; one does the housekeeping.
+//!
+//! Invariants:
+//! * nothing is polled: every loop waits for an event, or for its next due time;
+//! * an idle node writes its Lease, and its status every [`STATUS_EVERY`].
+//!
+//! Not here: what is done for one pod (`worker`), the HTTPS API (`server`).
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use base::{Clock, Rng};
-use client::Door;
-use runtime::Runtime;
+use base::{Clock, Monotonic, Rng, chain};
+use client::{Cache, Client, Door, Kind};
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{Node as ApiNode, NodeStatus, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use runtime::{ContainerState, Runtime, SandboxStatus};
+use tokio::sync::{Notify, Semaphore};
 
-use crate::Options;
+use crate::events::Events;
+use crate::make::GRACE_ANNOTATION;
+use crate::make::network::Resolver;
+use crate::node::{self, Health};
+use crate::objects::Objects;
+use crate::pod::PodInfo;
+use crate::tasks::{Owner, Tasks};
+use crate::worker::{self, Handle, Node, Update};
+use crate::{Options, image, logs, server};
+
+/// How often the Lease is renewed; upstream's quarter of its life.
+pub const LEASE_EVERY: Duration = Duration::from_secs(10);
+/// How long the Lease is good.
+const LEASE_SECONDS: i32 = 40;
+/// How often the node's status is written although nothing changed; upstream's.
+pub const STATUS_EVERY: Duration = Duration::from_secs(300);
+/// How often the list of pods is compared although nothing was heard.
+const RESYNC: Duration = Duration::from_secs(300);
+/// How often logs are measured.
+const LOGS_EVERY: Duration = Duration::from_secs(30);
+/// How often images are looked through.
+const IMAGES_EVERY: Duration = Duration::from_secs(300);
+/// Pulls at a time.
+const PULLS_MAX: usize = 3;
+/// Disk in use, in percent, from which unused images go, and down to which; upstream's.
+const DISK_HIGH: u64 = 85;
+const DISK_LOW: u64 = 80;
+/// The pauses between attempts to register.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(7);
 
 /// Why the kubelet could not start. What fails later is logged, told in events and tried again.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +80,354 @@ pub enum KubeletError {
     },
 }
 
+/// The pods of this node, by uid.
+pub type Pods = Arc<Mutex<BTreeMap<String, Handle>>>;
+
 /// Runs this node until the future is dropped; pods live on, and the next call adopts them.
 pub async fn run(
     options: Options,
     door: Arc<dyn Door>,
     runtime: Arc<dyn Runtime>,
     clock: Arc<dyn Clock>,
-    rng: Rng,
+    mut rng: Rng,
 ) -> Result<(), KubeletError> {
-    let _ = (options, door, runtime, clock, rng);
-    Err(KubeletError::Tls { detail: "the loops of this node are missing".to_owned() })
+    for path in [&options.data_dir, &options.data_dir.join("pods"), &options.log_dir] {
+        std::fs::create_dir_all(path).map_err(|source| KubeletError::Folder { path: path.clone(), source })?;
+    }
+    let listener = server::bind(&options).await?;
+    let tasks = Tasks::default();
+    let _owner = Owner(tasks.clone());
+    let client = Client::new(door.clone());
+    let (events, writer) = Events::new(client.clone(), clock.clone(), rng.fork(), &options.node_name);
+    tasks.spawn(writer);
+    let services = open::<Service>(&tasks, &door, "");
+    let resolver = Resolver::parse(&std::fs::read_to_string(&options.resolv_conf).unwrap_or_default());
+    let node = Arc::new(Node {
+        allocatable_milli: node::allocatable_milli(&options),
+        objects: Objects::new(client.clone()),
+        pulls: Semaphore::new(PULLS_MAX),
+        options,
+        client,
+        runtime,
+        clock,
+        services,
+        events,
+        resolver,
+        tasks: tasks.clone(),
+    });
+    let pods: Pods = Arc::default();
+    if let Some(listener) = listener {
+        tasks.spawn(server::serve(listener, node.clone(), pods.clone()));
+    }
+    let images_changed = Arc::new(Notify::new());
+    tasks.spawn(keep_node(node.clone(), images_changed.clone()));
+    let orphans = Arc::new(Notify::new());
+    tasks.spawn(tell_changes(node.clone(), pods.clone(), orphans.clone()));
+    tasks.spawn(keep_logs(node.clone()));
+    tasks.spawn(keep_images(node.clone(), images_changed));
+    follow_pods(&node, &pods, &door, &orphans).await;
+    Ok(())
+}
+
+/// A cache of all objects of a kind, or of those a field selector chooses, filled while the kubelet runs.
+fn open<T: Kind>(tasks: &Tasks, door: &Arc<dyn Door>, field_selector: &str) -> Arc<Cache> {
+    let mut collection = T::RESOURCE.all();
+    collection.field_selector = field_selector.to_owned();
+    let cache = Arc::new(Cache::new(collection));
+    tasks.spawn(client::run::fill(door.clone(), Arc::downgrade(&cache)));
+    cache
+}
+
+async fn follow_pods(node: &Arc<Node>, pods: &Pods, door: &Arc<dyn Door>, orphans: &Notify) {
+    let cache = open::<Pod>(&node.tasks, door, &format!("spec.nodeName={}", node.options.node_name));
+    let mut changed = cache.changed();
+    let mut revisions: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        changed.borrow_and_update();
+        if cache.synced() {
+            compare(node, pods, &cache, &mut revisions);
+            adopt_orphans(node, pods, &cache).await;
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = orphans.notified() => {}
+            () = tokio::time::sleep(RESYNC) => {}
+        }
+    }
+}
+
+/// Brings the loops of pods in line with the list.
+fn compare(node: &Arc<Node>, pods: &Pods, cache: &Cache, revisions: &mut BTreeMap<String, u64>) {
+    let mut pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
+    pods.retain(|_, handle| !handle.updates.is_closed());
+    let mut listed = BTreeSet::new();
+    for entry in cache.entries(None) {
+        listed.insert(entry.meta.uid.clone());
+        let known = pods.contains_key(&entry.meta.uid);
+        if known && revisions.get(&entry.meta.uid) == Some(&entry.meta.revision) {
+            continue;
+        }
+        let Some(info) = entry.typed::<Pod>().and_then(|pod| PodInfo::new((*pod).clone())) else {
+            tracing::warn!(pod = %entry.meta.name, "a pod cannot be read and is left alone");
+            continue;
+        };
+        revisions.insert(entry.meta.uid.clone(), entry.meta.revision);
+        let info = Arc::new(info);
+        match pods.get(&entry.meta.uid) {
+            Some(handle) => drop(handle.updates.send_replace(Update::Pod(info))),
+            None => drop(pods.insert(entry.meta.uid.clone(), worker::start(node, info, false))),
+        }
+    }
+    revisions.retain(|uid, _| listed.contains(uid));
+    for (uid, handle) in pods.iter().filter(|(uid, _)| !listed.contains(*uid)) {
+        tracing::debug!(%uid, "the pod is gone from the API");
+        if !matches!(*handle.updates.borrow(), Update::Gone) {
+            handle.updates.send_replace(Update::Gone);
+        }
+    }
+}
+
+/// Starts a loop for each pod that runs here and that nobody knows, to clean it up.
+async fn adopt_orphans(node: &Arc<Node>, pods: &Pods, cache: &Cache) {
+    let Ok(sandboxes) = node.runtime.list_sandboxes().await else { return };
+    let known: BTreeSet<String> = cache.entries(None).iter().map(|entry| entry.meta.uid.clone()).collect();
+    start_orphans(node, pods, &known, &sandboxes);
+    remove_old_folders(node, &known).await;
+}
+
+fn start_orphans(node: &Arc<Node>, pods: &Pods, known: &BTreeSet<String>, sandboxes: &[SandboxStatus]) {
+    let mut pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
+    for sandbox in sandboxes {
+        let uid = &sandbox.config.uid;
+        if known.contains(uid) || pods.contains_key(uid) {
+            continue;
+        }
+        if let Some(info) = orphan(sandbox) {
+            tracing::info!(pod = %info.full_name(), "a pod nobody knows is cleaned up");
+            pods.insert(uid.clone(), worker::start(node, Arc::new(info), true));
+        }
+    }
+}
+
+/// Removes folders of pods that are neither listed nor run, left by a kubelet that ended in the middle.
+async fn remove_old_folders(node: &Arc<Node>, known: &BTreeSet<String>) {
+    let Ok(sandboxes) = node.runtime.list_sandboxes().await else { return };
+    let folders = std::fs::read_dir(node.options.data_dir.join("pods")).into_iter().flatten().flatten();
+    for folder in folders {
+        let uid = folder.file_name().to_string_lossy().into_owned();
+        if known.contains(&uid) || sandboxes.iter().any(|sandbox| sandbox.config.uid == uid) {
+            continue;
+        }
+        let path = folder.path();
+        let removed = crate::volumes::unmount_all(&path).map_err(|error| chain(&error).to_string());
+        let removed = removed.and_then(|()| std::fs::remove_dir_all(&path).map_err(|error| error.to_string()));
+        if let Err(error) = removed {
+            tracing::debug!(folder = %path.display(), error, "an old folder stays for now");
+        }
+    }
+}
+
+fn orphan(sandbox: &SandboxStatus) -> Option<PodInfo> {
+    let config = &sandbox.config;
+    let grace: Option<i64> = config.annotations.get(GRACE_ANNOTATION).and_then(|seconds| seconds.parse().ok());
+    let object = serde_json::json!({
+        "metadata": {"name": config.name, "namespace": config.namespace, "uid": config.uid},
+        "spec": {"containers": [], "terminationGracePeriodSeconds": grace},
+    });
+    PodInfo::new(serde_json::from_value(object).ok()?)
+}
+
+/// Tells pods' loops what the runtime says.
+async fn tell_changes(node: Arc<Node>, pods: Pods, orphans: Arc<Notify>) {
+    let mut events = node.runtime.events();
+    while let Some(event) = events.next().await {
+        let pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
+        match pods.get(&event.pod_uid).filter(|handle| !handle.updates.is_closed()) {
+            Some(handle) => handle.changed.notify_one(),
+            None => orphans.notify_one(),
+        }
+    }
+    tracing::warn!("the runtime tells no more events");
+}
+
+/// Registers the node, renews its Lease, writes its status when it changed.
+async fn keep_node(node: Arc<Node>, images_changed: Arc<Notify>) {
+    node.events.node(false, "Starting", "Starting kubelet.".to_owned());
+    let mut pause = REGISTER_PAUSE;
+    let mut shown = loop {
+        match register(&node).await {
+            Ok(status) => break status,
+            Err(error) => tracing::warn!(error = %chain(&error), "the node is not registered yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(REGISTER_PAUSE_MAX);
+    };
+    node.events.node(false, "NodeReady", format!("Node {} status is now: NodeReady", node.options.node_name));
+    let mut lease: Option<Lease> = None;
+    let mut written_at = node.clock.monotonic();
+    loop {
+        renew(&node, &mut lease).await;
+        write_status(&node, &mut shown, &mut written_at).await;
+        tokio::select! {
+            () = tokio::time::sleep(LEASE_EVERY) => {}
+            () = images_changed.notified() => {}
+        }
+    }
+}
+
+async fn health(node: &Node) -> (Health, Vec<runtime::ImageStatus>) {
+    let trouble =
+        node.runtime.list_sandboxes().await.err().map(|error| format!("container runtime is down: {}", chain(&error)));
+    let images = node.runtime.list_images().await.unwrap_or_default();
+    let disk_pressure = disk_usage(node).is_some_and(|(used, size)| used * 100 > size * 90);
+    (Health { trouble, disk_pressure, shortcomings: node.runtime.shortcomings(), ..Health::default() }, images)
+}
+
+/// Used and whole bytes of the file system with the data.
+fn disk_usage(node: &Node) -> Option<(u64, u64)> {
+    sys::files::space(&node.options.data_dir).ok().map(|(free, size)| (size.saturating_sub(free), size))
+}
+
+async fn register(node: &Node) -> Result<NodeStatus, client::ClientError> {
+    let (health, images) = health(node).await;
+    let wanted = node::node(&node.options, &images, &health, node.clock.now());
+    match node.client.create(&wanted).await {
+        Ok(made) => Ok(made.status.unwrap_or_default()),
+        Err(error) if error.already_exists() => {
+            let there: ApiNode = node.client.get("", &node.options.node_name).await?;
+            let labels = serde_json::json!({"metadata": {"labels": wanted.metadata.labels}});
+            let has = |(key, value): (&String, &String)| {
+                there.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
+            };
+            if !wanted.metadata.labels.iter().flatten().all(has) {
+                let _: ApiNode =
+                    node.client.patch("", &node.options.node_name, "", client::typed::STRATEGIC_PATCH, &labels).await?;
+            }
+            Ok(there.status.unwrap_or_default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn write_status(node: &Node, shown: &mut NodeStatus, written_at: &mut Monotonic) {
+    let now = node.clock.monotonic();
+    let (health, images) = health(node).await;
+    let before = shown.conditions.clone().unwrap_or_default();
+    let mut next = node::status(&node.options, &images, &health, &before, node.clock.now());
+    let ours: Vec<&str> = next.conditions.iter().flatten().map(|condition| condition.type_.as_str()).collect();
+    let others: Vec<_> = before.iter().filter(|condition| !ours.contains(&condition.type_.as_str())).cloned().collect();
+    let to_send = next.clone();
+    next.conditions.get_or_insert_default().extend(others);
+    next.volumes_in_use.clone_from(&shown.volumes_in_use);
+    next.volumes_attached.clone_from(&shown.volumes_attached);
+    if node::is_same(&next, shown) && now.since(*written_at) < STATUS_EVERY {
+        return;
+    }
+    let mut patch = serde_json::json!({"status": to_send});
+    if let Some(list) = patch.pointer_mut("/status/addresses").and_then(|list| list.as_array_mut()) {
+        list.insert(0, serde_json::json!({"$patch": "replace"}));
+    }
+    let name = &node.options.node_name;
+    let sent: Result<ApiNode, _> = node.client.patch("", name, "status", client::typed::STRATEGIC_PATCH, &patch).await;
+    match sent {
+        Ok(_) => {
+            *shown = next;
+            *written_at = now;
+        }
+        Err(error) if error.not_found() => match register(node).await {
+            Ok(status) => *shown = status,
+            Err(error) => tracing::warn!(error = %chain(&error), "the node is not registered again yet"),
+        },
+        Err(error) => tracing::warn!(error = %chain(&error), "the node's status was not taken"),
+    }
+}
+
+async fn renew(node: &Node, held: &mut Option<Lease>) {
+    const NAMESPACE: &str = "kube-node-lease";
+    let name = &node.options.node_name;
+    let now = node.clock.now();
+    let micros = k8s_openapi::jiff::Timestamp::from_nanosecond(now.0).unwrap_or_default();
+    let renew_time = Some(MicroTime(micros));
+    if held.is_some() {
+        let patch = serde_json::json!({"spec": {"renewTime": now.rfc3339_micros()}});
+        let path = Lease::RESOURCE.path(NAMESPACE, name, "");
+        let body = bytes::Bytes::from(patch.to_string());
+        match node.client.call(http::Method::PATCH, path, client::typed::MERGE_PATCH, body).await {
+            Ok(_) => return,
+            Err(error) if error.not_found() => *held = None,
+            Err(error) => return tracing::warn!(error = %chain(&error), "the node's Lease was not renewed"),
+        }
+    }
+    let owner = match node.client.get::<ApiNode>("", name).await {
+        Ok(object) => OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: name.clone(),
+            uid: object.uid().to_owned(),
+            ..OwnerReference::default()
+        },
+        Err(error) => return tracing::warn!(error = %chain(&error), "the node's Lease was not made"),
+    };
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(NAMESPACE.to_owned()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(name.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time,
+            ..LeaseSpec::default()
+        }),
+    };
+    match node.client.create(&lease).await {
+        Ok(made) => *held = Some(made),
+        // It is there from an earlier run: the next renewal finds it.
+        Err(error) if error.already_exists() => *held = Some(lease),
+        Err(error) => tracing::warn!(error = %chain(&error), "the node's Lease was not made"),
+    }
+}
+
+async fn keep_logs(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(LOGS_EVERY).await;
+        for container in node.runtime.list_containers().await.unwrap_or_default() {
+            if !matches!(container.state, ContainerState::Running { .. }) {
+                continue;
+            }
+            match logs::rotate(&container.log_path, logs::FILE_BYTES_MAX, logs::FILES_MAX, node.clock.now()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    if let Err(error) = node.runtime.reopen_log(container.id).await {
+                        tracing::warn!(container = container.name, error = %chain(&error), "the log was not reopened");
+                    }
+                }
+                Err(error) => tracing::warn!(container = container.name, %error, "the log was not rotated"),
+            }
+        }
+    }
+}
+
+/// Removes unused images when the disk runs full, and lets the node's status show new ones.
+async fn keep_images(node: Arc<Node>, changed: Arc<Notify>) {
+    loop {
+        tokio::time::sleep(IMAGES_EVERY).await;
+        let Some((used, size)) = disk_usage(&node) else { continue };
+        if used * 100 < size * DISK_HIGH {
+            continue;
+        }
+        let wanted = used.saturating_sub(size * DISK_LOW / 100);
+        let images = node.runtime.list_images().await.unwrap_or_default();
+        let containers = node.runtime.list_containers().await.unwrap_or_default();
+        let in_use = containers.into_iter().flat_map(|container| [container.image, container.image_id]).collect();
+        for id in image::to_collect(&images, &in_use, wanted) {
+            match node.runtime.remove_image(id.clone()).await {
+                Ok(()) => tracing::info!(image = id, "an unused image was removed: the disk is nearly full"),
+                Err(error) => tracing::warn!(image = id, error = %chain(&error), "an unused image stays"),
+            }
+        }
+        changed.notify_one();
+    }
 }

@@ -135,7 +135,7 @@ fn container(pod: &PodInfo, member: &Member, before: &PodStatus, facts: &Facts<'
             next.state = Some(ApiState { running: Some(ContainerStateRunning { started_at }), ..ApiState::default() });
             if member.role != Role::Ephemeral {
                 next.started = Some(memory.started(member, latest));
-                next.ready = memory.ready(member, latest);
+                next.ready = member.role != Role::Init && memory.ready(member, latest);
             }
         }
         ContainerState::Running { .. } | ContainerState::Created => next.state = Some(waiting(pod, member, facts)),

@@ -1,0 +1,274 @@
+//! Container logs on disk: reading the CRI's format, tails, rotation.
+//!
+//! Start at [`parse`] and [`Shape`]; [`rotate`] keeps files small. A line is `TIME stdout|stderr P|F TEXT`; `P` marks a part of
+//! a line that was too long.
+//!
+//! Invariants:
+//! * a rotated file is older than the live one and named so that sorting by name sorts by age;
+//! * a line that cannot be understood is passed on as it is, never dropped.
+//!
+//! Not here: writing logs (the runtime's keeper), serving them (`server`).
+
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use base::Timestamp;
+
+/// A log is rotated when it is larger; upstream's default.
+pub const FILE_BYTES_MAX: u64 = 10 << 20;
+/// Files kept of one container, the live one included; upstream's default.
+pub const FILES_MAX: usize = 5;
+
+/// One line of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// When it was written, as text.
+    pub time: &'a [u8],
+    /// Whether it came by stderr.
+    pub stderr: bool,
+    /// Whether the text goes on in the next line.
+    pub partial: bool,
+    /// The text, without the newline.
+    pub text: &'a [u8],
+}
+
+/// Reads one line of the CRI's format, without its newline.
+pub fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let (time, stream, tags) = (parts.next()?, parts.next()?, parts.next()?);
+    let text = parts.next().unwrap_or_default();
+    let stderr = match stream {
+        b"stdout" => false,
+        b"stderr" => true,
+        _ => return None,
+    };
+    let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
+    Some(Line { time, stderr, partial, text })
+}
+
+/// What a reader of a log wants to see of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Only what came since then.
+    pub since: Option<Timestamp>,
+    /// The time before each line.
+    pub timestamps: bool,
+    /// At most so many bytes in all.
+    pub limit_bytes: Option<u64>,
+    /// Only one of the two streams: `Some(true)` for stderr.
+    pub stderr_only: Option<bool>,
+}
+
+/// Turns lines of a file into what a reader sees.
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    shape: Shape,
+    left: Option<u64>,
+    inside_line: bool,
+}
+
+impl Renderer {
+    /// Begins with nothing written.
+    pub fn new(shape: Shape) -> Renderer {
+        Renderer { left: shape.limit_bytes, shape, inside_line: false }
+    }
+
+    /// Whether the limit is reached.
+    pub fn full(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// Appends what the reader sees of a line (given without its newline).
+    pub fn line(&mut self, line: &[u8], out: &mut Vec<u8>) {
+        let begin = out.len();
+        match parse(line) {
+            None => {
+                out.extend_from_slice(line);
+                out.push(b'\n');
+            }
+            Some(parsed) => self.parsed(&parsed, out),
+        }
+        if let Some(left) = &mut self.left {
+            let fits = (*left).min((out.len() - begin) as u64);
+            out.truncate(begin + fits as usize);
+            *left -= fits;
+        }
+    }
+
+    fn parsed(&mut self, line: &Line<'_>, out: &mut Vec<u8>) {
+        if self.shape.stderr_only.is_some_and(|stderr| stderr != line.stderr) {
+            return;
+        }
+        if let Some(since) = self.shape.since {
+            let time = std::str::from_utf8(line.time).ok().and_then(|time| time.parse::<Timestamp>().ok());
+            if time.is_some_and(|time| time < since) {
+                return;
+            }
+        }
+        if self.shape.timestamps && !self.inside_line {
+            out.extend_from_slice(line.time);
+            out.push(b' ');
+        }
+        out.extend_from_slice(line.text);
+        if !line.partial {
+            out.push(b'\n');
+        }
+        self.inside_line = line.partial;
+    }
+}
+
+/// All files of a log, the oldest first, the live one last.
+pub fn files(live: &Path) -> Vec<PathBuf> {
+    let mut rotated = rotated(live);
+    if live.exists() {
+        rotated.push(live.to_owned());
+    }
+    rotated
+}
+
+fn rotated(live: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (live.parent(), live.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let prefix = format!("{name}.");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Removes a log and its rotated files.
+pub fn remove(live: &Path) {
+    for file in files(live) {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// Renames a log that has grown too large and removes the oldest. Says whether the runtime must open a new file.
+pub fn rotate(live: &Path, bytes_max: u64, files_max: usize, now: Timestamp) -> io::Result<bool> {
+    if fs::metadata(live).map(|found| found.len()).unwrap_or(0) <= bytes_max {
+        return Ok(false);
+    }
+    let old = rotated(live);
+    // One place is for the live file, one for the one that is about to be renamed.
+    for file in old.iter().take((old.len() + 2).saturating_sub(files_max)) {
+        fs::remove_file(file)?;
+    }
+    let stamp: String = now.rfc3339_nanos().chars().filter(char::is_ascii_digit).collect();
+    let mut target = live.as_os_str().to_owned();
+    target.push(format!(".{stamp}"));
+    fs::rename(live, target)?;
+    Ok(true)
+}
+
+/// Where in a file its last `lines` lines begin.
+pub fn tail_offset(file: &mut fs::File, lines: usize) -> io::Result<u64> {
+    const BLOCK: u64 = 64 << 10;
+    let end = file.seek(SeekFrom::End(0))?;
+    if lines == 0 {
+        return Ok(end);
+    }
+    let (mut at, mut missing) = (end, lines);
+    // A newline at the very end ends the last line and begins none.
+    let mut skip_last = true;
+    while at > 0 {
+        let size = BLOCK.min(at);
+        at -= size;
+        let mut block = vec![0; size as usize];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut block)?;
+        for index in (0..block.len()).rev() {
+            let position = at + index as u64;
+            if block[index] != b'\n' || std::mem::take(&mut skip_last) && position + 1 == end {
+                continue;
+            }
+            missing -= 1;
+            if missing == 0 {
+                return Ok(position + 1);
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The text of the last lines of a log, both streams, for termination messages.
+pub fn tail(live: &Path, lines: usize, bytes: usize) -> Option<String> {
+    let mut file = fs::File::open(live).ok()?;
+    let offset = tail_offset(&mut file, lines).ok()?;
+    file.seek(SeekFrom::Start(offset)).ok()?;
+    let mut raw = Vec::new();
+    file.take(1 << 20).read_to_end(&mut raw).ok()?;
+    let (mut renderer, mut out) = (Renderer::new(Shape::default()), Vec::new());
+    for line in raw.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        renderer.line(line, &mut out);
+    }
+    let begin = out.len().saturating_sub(bytes);
+    Some(String::from_utf8_lossy(&out[begin..]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "2026-11-23T20:00:00.000000001Z stdout F one\n\
+                       2026-11-23T20:00:01.000000000Z stderr P tw\n\
+                       2026-11-23T20:00:01.500000000Z stderr F o\n\
+                       2026-11-23T20:00:02.000000000Z stdout F \n";
+
+    fn render(shape: Shape) -> String {
+        let (mut renderer, mut out) = (Renderer::new(shape), Vec::new());
+        for line in LOG.lines() {
+            renderer.line(line.as_bytes(), &mut out);
+        }
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn logs_are_shown_as_asked() {
+        let shape = Shape::default;
+        assert_eq!(render(shape()), "one\ntwo\n\n");
+        let since = "2026-11-23T20:00:01.2Z".parse().ok();
+        assert_eq!(render(Shape { since, ..shape() }), "o\n\n");
+        assert_eq!(render(Shape { limit_bytes: Some(5), ..shape() }), "one\nt");
+        assert_eq!(render(Shape { stderr_only: Some(true), ..shape() }), "two\n");
+        assert_eq!(
+            render(Shape { timestamps: true, ..shape() }),
+            "2026-11-23T20:00:00.000000001Z one\n2026-11-23T20:00:01.000000000Z two\n2026-11-23T20:00:02.000000000Z \n"
+        );
+    }
+
+    #[test]
+    fn tails_are_found_from_the_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("0.log");
+        fs::write(&path, LOG).expect("written");
+        let mut file = fs::File::open(&path).expect("a log");
+        let line = LOG.lines().next().expect("a line").len() as u64 + 1;
+        for (lines, wanted) in
+            [(0, LOG.len() as u64), (1, LOG.rfind("2026").expect("a line") as u64), (3, line), (4, 0), (9, 0)]
+        {
+            assert_eq!(tail_offset(&mut file, lines).expect("read"), wanted, "{lines} lines");
+        }
+        assert_eq!(tail(&path, 80, 4).as_deref(), Some("wo\n\n"));
+    }
+
+    #[test]
+    fn large_logs_are_renamed_and_the_oldest_go() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("0.log");
+        for turn in 0..8 {
+            fs::write(&path, vec![b'x'; 20]).expect("written");
+            assert!(rotate(&path, 10, 3, Timestamp::from_seconds(turn)).expect("rotated"));
+            assert!(!path.exists());
+        }
+        fs::write(&path, "x").expect("written");
+        assert!(!rotate(&path, 10, 3, Timestamp::from_seconds(9)).expect("left alone"));
+        assert_eq!(files(&path).len(), 3);
+        remove(&path);
+        assert!(files(&path).is_empty());
+    }
+}
