@@ -221,6 +221,27 @@ mod tests {
     use super::super::KINDS;
 
     #[test]
+    fn every_group_is_whole() {
+        let count = |group: &str| KINDS.iter().filter(|kind| kind.group == group).count();
+        for (group, kinds) in [
+            ("", 17),
+            ("admissionregistration.k8s.io", 6),
+            ("apps", 5),
+            ("authentication.k8s.io", 2),
+            ("authorization.k8s.io", 4),
+            ("autoscaling", 2),
+            ("batch", 2),
+            ("networking.k8s.io", 5),
+            ("rbac.authorization.k8s.io", 4),
+            ("resource.k8s.io", 4),
+            ("storage.k8s.io", 6),
+        ] {
+            assert_eq!(count(group), kinds, "kinds of {group:?}");
+        }
+        assert_eq!(KINDS.len(), 68);
+    }
+
+    #[test]
     fn every_row_has_a_type() {
         for kind in KINDS.iter() {
             assert!(kind.ty.name.ends_with(kind.kind.as_ref()), "no type for {} {}", kind.api_version(), kind.kind);
