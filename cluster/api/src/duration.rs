@@ -39,7 +39,9 @@ pub fn parse(text: &str) -> Option<i64> {
             return None;
         }
         let kept = &fraction[..fraction.len().min(15)];
-        total += whole.parse::<i128>().or_else(|_| if whole.is_empty() { Ok(0) } else { Err(()) }).ok()? * nanos;
+        // At most 19 digits: this always fits.
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        total += whole * nanos;
         if !kept.is_empty() {
             total += kept.parse::<i128>().ok()? * nanos / 10i128.pow(kept.len() as u32);
         }

@@ -184,7 +184,7 @@ pub(super) fn priority_class(object: &Value, wrong: &mut Wrong) {
     const USER_MAX: i64 = 1_000_000_000;
     let system = [("system-node-critical", 2 * USER_MAX + 1000), ("system-cluster-critical", 2 * USER_MAX)];
     let (name, value) = (meta::name(object), dig::int(object, "value").unwrap_or(0));
-    let known = system.iter().any(|row| *row == (name, value));
+    let known = system.contains(&(name, value));
     if name.starts_with("system-") && !known {
         let rule = "priority class names with 'system-' prefix are reserved for system use only";
         wrong.forbidden(&Path::new("metadata.name"), rule);
