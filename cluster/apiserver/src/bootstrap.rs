@@ -6,6 +6,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use futures::future::try_join_all;
+
 use api::kinds::{find_kind, split_api_version};
 use api::{dig, meta};
 use serde_json::{Value, json};
@@ -20,17 +22,20 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 /// Writes what is missing.
 pub(crate) async fn run(api: &Arc<Api>) -> Result<(), Failure> {
     let user = User::new("system:apiserver", [MASTERS]);
-    for object in objects(api) {
-        ensure(api, object, &user).await?;
-    }
+    let namespaces =
+        NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    together(api, namespaces.to_vec(), &user).await?;
+    together(api, objects(api), &user).await?;
     endpoints(api, &user).await
 }
 
+/// All at once, so that the store commits them together: a first start must not wait for the disk a hundred times.
+async fn together(api: &Arc<Api>, objects: Vec<Value>, user: &User) -> Result<(), Failure> {
+    try_join_all(objects.into_iter().map(|object| ensure(api, object, user))).await.map(drop)
+}
+
 fn objects(api: &Api) -> Vec<Value> {
-    let mut objects: Vec<Value> = NAMESPACES
-        .iter()
-        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
-        .collect();
+    let mut objects = Vec::new();
     for namespace in NAMESPACES {
         // The controllers do this for every namespace; pods must not wait for them after a first start.
         objects.push(json!({

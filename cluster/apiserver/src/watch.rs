@@ -103,7 +103,7 @@ impl Api {
             .map_err(|error| Failure::store(&error))?;
         let end = start.initial.then_some(Seen::Bookmark { revision: after, initial_end: true });
         let first = initial.into_iter().map(added).chain(end).map(Ok);
-        let (selection, bookmarks) = (selection.clone(), start.bookmarks);
+        let (selection, bookmarks) = (Arc::new(selection.clone()), start.bookmarks);
         // After an error comes the end: the second state says that it was told.
         let later = stream::unfold(Some(watch), move |watch| {
             let selection = selection.clone();

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use api::kinds::{Kind, find};
-use api::{defaults, meta, patch, strategy, validation};
+use api::{defaults, dig, meta, patch, strategy, validation};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -84,18 +84,19 @@ impl Api {
         defaults::apply(kind, &mut object);
         let object = convert::to_storage(kind, object);
         let kind = storage_kind(kind);
-        for attempt in 1.. {
+        if !generated {
+            return self.create_named(kind, namespace, object, user, dry_run).await;
+        }
+        let mut attempt = 1;
+        loop {
             let mut object = object.clone();
-            if generated {
-                let name = meta::generated_name(meta::generate_name(&object), &mut self.rng());
-                meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
-            }
+            let name = meta::generated_name(meta::generate_name(&object), &mut self.rng());
+            meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
             match self.create_named(kind, namespace, object, user, dry_run).await {
-                Err(failure) if generated && failure.reason == "AlreadyExists" && attempt < NAMES_MAX => {}
+                Err(failure) if failure.reason == "AlreadyExists" && attempt < NAMES_MAX => attempt += 1,
                 answer => return answer,
             }
         }
-        unreachable!("the loop ends with an answer")
     }
 
     async fn create_named(
@@ -131,7 +132,7 @@ impl Api {
             value,
             stamp_at: Some(stamp_at),
             precondition: Precondition::Absent,
-            durability: durability(kind, true),
+            durability: durability(kind),
         };
         match self.store.write(Write::Put(put)).await {
             Ok(entry) => {
@@ -231,7 +232,7 @@ impl Api {
             let tombstone = Some((value, Some(stamp_at)));
             Write::Delete(Delete { key: entry.key.to_string(), precondition, tombstone })
         } else {
-            let durability = durability(kind, false);
+            let durability = if is_renewal(kind, &new, &old) { Durability::Lazy } else { durability(kind) };
             Write::Put(Put { key: entry.key.to_string(), value, stamp_at: Some(stamp_at), precondition, durability })
         };
         let deletes = matches!(write, Write::Delete(_));
@@ -379,13 +380,21 @@ fn held_to(kind: &Kind, new: &Value, old: &Value, name: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// Events, and the renewal of a Lease that exists, may wait for the next commit.
-fn durability(kind: &Kind, new: bool) -> Durability {
-    match kind.plural.as_ref() {
-        "events" => Durability::Lazy,
-        "leases" if !new => Durability::Lazy,
-        _ => Durability::Durable,
+/// Events may wait for the next commit; a crash that loses the last of them loses nothing else.
+fn durability(kind: &Kind) -> Durability {
+    if kind.plural == "events" { Durability::Lazy } else { Durability::Durable }
+}
+
+/// A Lease is kept by who has it: nothing is lost if that is forgotten, and it happens all day long.
+fn is_renewal(kind: &Kind, new: &Value, old: &Value) -> bool {
+    if kind.plural != "leases" {
+        return kind.plural == "events";
     }
+    let fields = |object: &Value| {
+        let spec = dig::map(object, "spec").iter().filter(|(field, _)| *field != "renewTime");
+        spec.map(|(field, value)| (field.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    fields(new) == fields(old) && new["metadata"] == old["metadata"]
 }
 
 /// The bytes of an object that is not stored: a dry run's.
