@@ -22,7 +22,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use crate::log::{Commit, Each, Header, Log, LogError, Row};
-use checkpoint::{Budget, pages};
+use checkpoint::{Budget, PAGE_BYTES, pages};
 
 /// So many rows go into one statement: each statement is a hop to SQLite's thread and back.
 const ROWS_PER_STATEMENT: usize = 32;
@@ -56,11 +56,10 @@ impl Log for SqliteLog {
         if self.lock.is_none() {
             self.lock = Some(open::lock(&self.path)?);
         }
-        let (connection, header) = open::open(&self.path, each).await?;
-        self.connection = Some(connection);
-        // Whatever the last process left in the write-ahead file is moved with the first checkpoint.
-        self.pages = 0;
-        Ok(header)
+        let opened = open::open(&self.path, each).await?;
+        self.connection = Some(opened.connection);
+        self.pages = opened.wal_bytes / PAGE_BYTES;
+        Ok(opened.header)
     }
 
     async fn append(&mut self, commit: &Commit) -> Result<(), LogError> {

@@ -60,7 +60,7 @@ fn it_keeps_its_word_when_the_power_goes_at_any_operation() {
 
 #[test]
 fn it_keeps_its_word_when_the_disk_wrote_in_any_order() {
-    check(Fault::Cut, &[Kept::Some(1), Kept::Some(2)]);
+    check(Fault::Cut, &[1, 2, 3, 4].map(Kept::Some));
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn a_lazy_write_waits_behind_a_durable_one() {
 #[test]
 fn a_crash_loses_lazy_writes_behind_the_last_commit_only() {
     let bench = Bench::new();
-    let _ = (bench.lazy("l1"), bench.durable("a"));
+    drop((bench.lazy("l1"), bench.durable("a")));
     bench.run();
     let lost = now(bench.lazy("l2")).expect("it is written");
     let again = Bench::over(&bench.disk);
@@ -166,7 +166,7 @@ fn reserved_revisions_running_out_make_a_commit() {
 fn a_commit_that_failed_is_unknown_and_did_not_happen() {
     let bench = Bench::new();
     let mut watch = bench.store.watch("", bench.store.revision()).expect("now can be watched");
-    let _ = bench.lazy("l");
+    drop(bench.lazy("l"));
     bench.fail_next(Fault::Refuse);
     let answer = bench.durable("a");
     bench.run();
@@ -174,7 +174,7 @@ fn a_commit_that_failed_is_unknown_and_did_not_happen() {
     assert!(matches!(now(bench.durable("b")), Err(StoreError::ReadOnly { .. })), "read-only until it is opened again");
     assert_eq!(bench.keys(), "l", "what was visible stays so");
     bench.run();
-    let _ = bench.durable("c");
+    drop(bench.durable("c"));
     bench.run();
     assert_eq!((bench.keys().as_str(), told(&mut watch).as_str()), ("c l", "l c"));
     assert_eq!(Bench::over(&bench.disk).keys(), "c l");
@@ -204,7 +204,7 @@ fn without_power_it_stays_read_only_and_then_goes_on() {
     assert!(matches!(now(bench.durable("a")), Err(StoreError::ReadOnly { .. })));
     bench.disk.power_on();
     bench.run();
-    let _ = bench.durable("b");
+    drop(bench.durable("b"));
     bench.run();
     assert_eq!(bench.keys(), "b");
 }
@@ -219,7 +219,7 @@ fn a_fault_at_any_operation_loses_nothing_acknowledged() {
             let mut certain = Vec::new();
             let mut newest = Revision(0);
             for number in 0..10 {
-                let _ = bench.lazy("lease");
+                drop(bench.lazy("lease"));
                 let key = format!("k{number}");
                 let answer = bench.durable(&key);
                 bench.run();

@@ -29,6 +29,14 @@ const WAL_BYTES_MAX: &str = "8388608";
 /// SQLite's own cache, in KiB: objects are served from our memory, so it needs only the pages about to be written.
 const CACHE_KIB: &str = "-1024";
 
+/// A file that can be used.
+pub(super) struct Opened {
+    pub(super) connection: SqliteConnection,
+    pub(super) header: Header,
+    /// What the last process left to be moved into the database.
+    pub(super) wal_bytes: usize,
+}
+
 /// Makes sure that no other process uses the file at `path`, as long as the result is kept.
 pub(super) fn lock(path: &Path) -> Result<File, LogError> {
     let folder = folder(path);
@@ -46,7 +54,7 @@ pub(super) fn lock(path: &Path) -> Result<File, LogError> {
 }
 
 /// Opens the file at `path`, makes it if there is none, and shows every object to `each`.
-pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnection, Header), LogError> {
+pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<Opened, LogError> {
     let failed = |doing: &str, error: &dyn std::error::Error| {
         LogError(format!("failed to {doing} {}: {}", path.display(), base::chain(error)))
     };
@@ -54,7 +62,7 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnectio
     if is_foreign(path).map_err(|error| failed("read", &error))? {
         return Err(failed("use", &SchemaError::Foreign));
     }
-    let left_over = blocking(path, renew).await.map_err(|error| failed("renew the write-ahead file of", &error))?;
+    let wal_bytes = blocking(path, renew).await.map_err(|error| failed("renew the write-ahead file of", &error))?;
     let mut connection = connect(path).await.map_err(|error| failed("open", &error))?;
     check_settings(&mut connection).await?;
     prepare(&mut connection).await.map_err(|error| match error {
@@ -65,18 +73,22 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<(SqliteConnectio
         blocking(path, sync_folder).await.map_err(|error| failed("make durable", &error))?;
     }
     let header = read_header(&mut connection).await.map_err(|error| failed("read", &error))?;
-    if left_over || !header.clean {
+    if wal_bytes > 0 || !header.clean {
         let found = damage(&mut connection).await.map_err(|error| failed("check", &error))?;
         if let Some(found) = found {
             return Err(LogError(format!("{} is damaged: {found}", path.display())));
         }
     }
     read_objects(&mut connection, each).await.map_err(|error| failed("read", &error))?;
-    Ok((connection, header))
+    Ok(Opened { connection, header, wal_bytes })
 }
 
-/// Whether the file is a database of another program. Found out before SQLite sees it, which would change its journal.
+/// Whether the file is a database of another program. Found out before SQLite sees it, which would change its journal. With
+/// a write-ahead file beside it the file alone says nothing: a cut may have left its first page the old one.
 fn is_foreign(path: &Path) -> std::io::Result<bool> {
+    if beside(path, "-wal").metadata().is_ok_and(|wal| wal.len() > 0) {
+        return Ok(false);
+    }
     let mut head = [0; 72];
     let length = match File::open(path).and_then(|mut file| file.read_exact(&mut head).and(file.metadata())) {
         Ok(metadata) => metadata.len(),

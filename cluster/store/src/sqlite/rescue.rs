@@ -15,15 +15,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Rewrites the write-ahead file of the database at `path`. Says whether there was one with anything in it.
-pub(super) fn renew(path: &Path) -> io::Result<bool> {
+/// Rewrites the write-ahead file of the database at `path`. Says how long it is.
+pub(super) fn renew(path: &Path) -> io::Result<usize> {
     let wal = beside(path, "-wal");
     let bytes = match std::fs::read(&wal) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         other => other?,
     };
     if bytes.is_empty() {
-        return Ok(false);
+        return Ok(0);
     }
     let renewed = beside(path, "-wal-renewed");
     let mut file = File::create(&renewed)?;
@@ -31,7 +31,7 @@ pub(super) fn renew(path: &Path) -> io::Result<bool> {
     file.sync_all()?;
     std::fs::rename(&renewed, &wal)?;
     sync_folder(path)?;
-    Ok(true)
+    Ok(bytes.len())
 }
 
 /// Makes the names in the folder of `path` durable.
