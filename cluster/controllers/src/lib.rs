@@ -1,2 +1,56 @@
-//! One file per controller, each a pure reconcile.
+//! The controllers, one a file, each a pure reconcile.
+//!
+//! Start at [`all`]; run them with `control::run::run`.
+//!
+//! Invariants:
+//! * controllers never call each other: they meet in objects;
+//! * the same view and moment always give the same writes, in the same order.
+//!
+//! Not here: queues, caches, applying writes (`control`), where pods go (`scheduler`).
 #![forbid(unsafe_code)]
+
+mod cron;
+mod cronjob;
+mod daemonset;
+mod deployment;
+mod endpoints;
+mod gc;
+mod job;
+mod namespace;
+mod placement;
+mod pods;
+mod replicaset;
+mod revisions;
+mod serviceaccount;
+mod statefulset;
+#[cfg(test)]
+mod testing;
+mod times;
+
+use control::Reconciler;
+
+/// What the controllers are told when they start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The certificates of the cluster's authority, in PEM, for `kube-root-ca.crt`.
+    pub root_ca: String,
+}
+
+/// Every controller of the cluster.
+pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
+    vec![
+        Box::new(deployment::Deployments),
+        Box::new(replicaset::ReplicaSets),
+        Box::new(replicaset::ReplicationControllers),
+        Box::new(job::Jobs),
+        Box::new(cronjob::CronJobs),
+        Box::new(daemonset::DaemonSets),
+        Box::new(statefulset::StatefulSets),
+        Box::new(endpoints::Slices),
+        Box::new(endpoints::Endpoints),
+        Box::new(namespace::Namespaces),
+        Box::new(serviceaccount::DefaultAccounts),
+        Box::new(serviceaccount::RootCa { pem: options.root_ca }),
+        Box::new(gc::Collector),
+    ]
+}

@@ -1,0 +1,26 @@
+//! Between our moments and the API's.
+//!
+//! Start at [`time`] and [`moment`].
+
+use std::time::Duration;
+
+use base::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff;
+
+/// The API's form of a moment: whole seconds.
+pub fn time(now: Timestamp) -> Time {
+    Time(jiff::Timestamp::from_second(now.seconds()).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+}
+
+/// Our form of the API's moment.
+pub fn moment(time: &Time) -> Timestamp {
+    Timestamp(time.0.as_nanosecond())
+}
+
+/// How long until `seconds` after `since`; `None` once that is over.
+pub fn left(since: &Time, seconds: i64, now: Timestamp) -> Option<Duration> {
+    let until = moment(since).plus(Duration::from_secs(seconds.max(0) as u64));
+    let left = until.since(now);
+    (!left.is_zero()).then_some(left)
+}
