@@ -63,28 +63,50 @@ fn import_layout(store: &Store, archive: &mut Archive, names: &[Reference]) -> R
     for (names, entry) in named {
         groups.entry(names).or_default().push(entry);
     }
-    let mut images = Vec::new();
-    for (names, entries) in groups {
-        let title = names.first().map_or_else(|| archive.name.clone(), ToString::to_string);
-        let entry = match &entries[..] {
-            [only] => only.clone(),
-            several => choose(&title, several, store.platform())?,
-        };
-        let (digest, manifest) = resolve(store, archive, &title, &entry)?;
-        let config = archive.blob(&manifest.config)?;
-        check_platform(store, &title, &manifest.config, &config)?;
-        let diff_ids = diff_ids(&manifest, &config)?;
-        for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-            if !store.has_layer(diff_id) {
-                let part = archive.part(&blob_name(&layer.digest)?)?;
-                store.add_layer(diff_id, part)?;
-            }
+    let outcomes = groups.into_iter().map(|(names, entries)| layout_image(store, archive, &names, &entries));
+    those_for_here(outcomes.collect())
+}
+
+/// An archive may hold images for several machines: those for this one count, unless there are none.
+fn those_for_here(outcomes: Vec<Result<Image, OciError>>) -> Result<Vec<Image>, OciError> {
+    let (mut images, mut foreign) = (Vec::new(), None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(image) => images.push(image),
+            Err(error @ OciError::Platform { .. }) => foreign = Some(error),
+            Err(error) => return Err(error),
         }
-        let tags = names.iter().filter_map(Reference::tagged);
-        let digests = names.iter().map(|name| name.with_digest(&digest));
-        images.push(store.add_image(&config, tags, digests)?);
     }
-    Ok(images)
+    match foreign {
+        Some(error) if images.is_empty() => Err(error),
+        _ => Ok(images),
+    }
+}
+
+fn layout_image(
+    store: &Store,
+    archive: &mut Archive,
+    names: &[Reference],
+    entries: &[Descriptor],
+) -> Result<Image, OciError> {
+    let title = names.first().map_or_else(|| archive.name.clone(), ToString::to_string);
+    let entry = match entries {
+        [only] => only.clone(),
+        several => choose(&title, several, store.platform())?,
+    };
+    let (digest, manifest) = resolve(store, archive, &title, &entry)?;
+    let config = archive.blob(&manifest.config)?;
+    check_platform(store, &title, &manifest.config, &config)?;
+    let diff_ids = diff_ids(&manifest, &config)?;
+    for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+        if !store.has_layer(diff_id) {
+            let part = archive.part(&blob_name(&layer.digest)?)?;
+            store.add_layer(diff_id, part)?;
+        }
+    }
+    let tags = names.iter().filter_map(Reference::tagged);
+    let digests = names.iter().map(|name| name.with_digest(&digest));
+    store.add_image(&config, tags, digests)
 }
 
 /// Follows indexes down to this machine's manifest. The digest is that of the topmost document, as pullers know it.
@@ -123,29 +145,29 @@ fn import_saved(store: &Store, archive: &mut Archive, names: &[Reference]) -> Re
     let document = archive.document("manifest.json")?;
     let saved: Vec<Saved> =
         serde_json::from_slice(&document).map_err(|error| OciError::malformed(&archive.name, error))?;
-    let mut images = Vec::new();
-    for each in saved {
-        let config = archive.document(&each.config)?;
-        let tags: Vec<Reference> = match &each.repo_tags {
-            Some(tags) if names.is_empty() => tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?,
-            _ => names.to_vec(),
-        };
-        let title = tags.first().map_or_else(|| archive.name.clone(), ToString::to_string);
-        check_platform(store, &title, &Descriptor::default(), &config)?;
-        let id = Digest::of(&config);
-        let wanted: Vec<Digest> =
-            read_config(&id, &config)?.rootfs.diff_ids.iter().map(|each| each.parse()).collect::<Result<_, _>>()?;
-        if wanted.len() != each.layers.len() {
-            return Err(layer_count(&title, wanted.len(), each.layers.len()));
-        }
-        for (name, diff_id) in each.layers.iter().zip(&wanted) {
-            if !store.has_layer(diff_id) {
-                store.add_layer(diff_id, archive.part(name)?)?;
-            }
-        }
-        images.push(store.add_image(&config, tags.iter().filter_map(Reference::tagged), [])?);
+    those_for_here(saved.iter().map(|each| saved_image(store, archive, each, names)).collect())
+}
+
+fn saved_image(store: &Store, archive: &mut Archive, saved: &Saved, names: &[Reference]) -> Result<Image, OciError> {
+    let config = archive.document(&saved.config)?;
+    let tags: Vec<Reference> = match &saved.repo_tags {
+        Some(tags) if names.is_empty() => tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?,
+        _ => names.to_vec(),
+    };
+    let title = tags.first().map_or_else(|| archive.name.clone(), ToString::to_string);
+    check_platform(store, &title, &Descriptor::default(), &config)?;
+    let id = Digest::of(&config);
+    let wanted: Vec<Digest> =
+        read_config(&id, &config)?.rootfs.diff_ids.iter().map(|each| each.parse()).collect::<Result<_, _>>()?;
+    if wanted.len() != saved.layers.len() {
+        return Err(layer_count(&title, wanted.len(), saved.layers.len()));
     }
-    Ok(images)
+    for (name, diff_id) in saved.layers.iter().zip(&wanted) {
+        if !store.has_layer(diff_id) {
+            store.add_layer(diff_id, archive.part(name)?)?;
+        }
+    }
+    store.add_image(&config, tags.iter().filter_map(Reference::tagged), [])
 }
 
 fn layer_count(image: &str, said: usize, there: usize) -> OciError {

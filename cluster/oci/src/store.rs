@@ -177,6 +177,38 @@ impl Store {
         crate::archive::import(self, archive, names)
     }
 
+    /// Adds the images of every archive in `folder` (which may be missing) that was not added before; a changed file is
+    /// added anew. An archive that cannot be read is told in the answer, and hides no other.
+    pub fn preload(&self, folder: &Path) -> Vec<(PathBuf, Result<Vec<Image>, OciError>)> {
+        let done = self.0.folder.join("preloaded.json");
+        let mut known: BTreeMap<PathBuf, (u64, i64)> =
+            fs::read(&done).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut archives: Vec<PathBuf> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        archives.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tar")));
+        archives.sort();
+        let mut answers = Vec::new();
+        for path in archives {
+            use std::os::unix::fs::MetadataExt;
+            let Ok(found) = fs::metadata(&path) else { continue };
+            let mark = (found.len(), found.mtime());
+            if known.get(&path) == Some(&mark) {
+                continue;
+            }
+            let imported = self.import(&path, &[]);
+            if imported.is_ok() {
+                known.insert(path.clone(), mark);
+            }
+            answers.push((path, imported));
+        }
+        if !answers.is_empty() {
+            // Without it the archives are looked at again at the next start, which is slow and right.
+            let text = serde_json::to_vec(&known).unwrap_or_default();
+            let _ = sys::files::write_atomically(&done, &text, 0o600);
+        }
+        answers
+    }
+
     /// Removes an image by one of its names, or whole by its id. Layers that `in_use` knows stay until [`Store::sweep`].
     /// What is not there is as good as removed; an image of the firmware only loses its other names.
     pub fn remove(&self, name: &str, in_use: &BTreeSet<PathBuf>) -> Result<(), OciError> {
