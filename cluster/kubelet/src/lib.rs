@@ -27,6 +27,7 @@ pub mod run;
 pub mod server;
 pub mod status;
 pub mod step;
+pub mod stream;
 pub mod tasks;
 pub mod volumes;
 pub mod worker;
