@@ -23,7 +23,7 @@ pub use oci::RegistryRule;
 #[derive(Clone)]
 pub struct Options {
     /// The data folder of the node: containers go to `<data>/containers`, images to `<data>/images`, the keeper's socket
-    /// to `<data>/keeper`.
+    /// to `<data>/keeper`. Archives of images in `<data>/images/preload` are added at the start.
     pub data: PathBuf,
     /// Folders with unpacked images that are part of the firmware (`oci::Store` layout, read-only).
     pub firmware_images: Vec<PathBuf>,

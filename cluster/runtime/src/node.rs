@@ -118,6 +118,12 @@ impl Node {
         };
         let images = oci::Store::open(&data.join("images"), &options.firmware_images)
             .map_err(|error| system(format!("open the images in {}", data.display()), error))?;
+        for (path, outcome) in images.preload(&data.join("images").join("preload")) {
+            match outcome {
+                Ok(added) => tracing::info!("{} images were added from {}", added.len(), path.display()),
+                Err(error) => tracing::warn!("no image was added from {}: {}", path.display(), chain(&error)),
+            }
+        }
         let hierarchy =
             Hierarchy::find(Path::new(OWN_HIERARCHY)).map_err(|error| system("find a cgroup hierarchy", error))?;
         let program = Tree::copy_of(&options.program, false)

@@ -50,12 +50,12 @@ fn root_of(folder: &tempfile::TempDir) -> String {
 impl TestNode {
     fn new() -> TestNode {
         let folder = tempfile::tempdir().expect("a folder");
+        let preload = folder.path().join("data/images/preload");
+        fs::create_dir_all(&preload).expect("made");
+        fs::write(preload.join("bad.tar"), "no archive").expect("written");
+        write_image(&preload.join("busybox.tar"));
         let mut node = TestNode { folder, runtime: None, seed: 1 };
         node.open();
-        let archive = node.folder.path().join("busybox.tar");
-        write_image(&archive);
-        let names = ["busybox:1.36".parse().expect("a name")];
-        node.runtime().images().import(&archive, &names).expect("imported");
         node
     }
 
@@ -187,7 +187,7 @@ fn write_image(path: &Path) {
     let config = format!(
         r#"{{"architecture":"{architecture}","os":"linux","config":{{"Env":["PATH=/bin","FROM=image"],"Cmd":["sh"],"User":""}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     );
-    let manifest = r#"[{"Config":"config.json","RepoTags":["busybox:old"],"Layers":["layer.tar"]}]"#;
+    let manifest = r#"[{"Config":"config.json","RepoTags":["busybox:1.36"],"Layers":["layer.tar"]}]"#;
     let mut archive = tar::Builder::new(fs::File::create(path).expect("a file"));
     for (name, content) in
         [("config.json", config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest.as_bytes())]
