@@ -1,7 +1,11 @@
 //! The revisioned store behind the API server.
 //!
-//! Start at [`Store`]. Keys are text, values are bytes; this crate knows no kinds. Every change gets a [`Revision`], and
-//! revisions become visible in order.
+//! Start at [`Store`], and at [`sqlite`] and [`memory`], which make one. Keys are text, values are bytes; this crate knows no
+//! kinds. Every change gets a [`Revision`], and revisions become visible in order.
+//!
+//! Inside: `plan.rs` judges writes, `core.rs` decides what is committed together and who is told, `state.rs` and
+//! `history.rs` are what readers see, `watch.rs` what watchers are told; all of these are values and never wait. `log.rs` is
+//! what keeps them: `sqlite.rs` on a disk, `memory.rs` in a simulated one. `run.rs` is the edge between the two.
 //!
 //! Invariants:
 //! * a write of class [`Durability::Durable`] is on the disk before it is acknowledged, and a crash loses none;

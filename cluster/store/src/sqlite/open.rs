@@ -58,7 +58,6 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<Opened, LogError
     let failed = |doing: &str, error: &dyn std::error::Error| {
         LogError(format!("failed to {doing} {}: {}", path.display(), base::chain(error)))
     };
-    let is_new = !path.exists();
     if is_foreign(path).map_err(|error| failed("read", &error))? {
         return Err(failed("use", &SchemaError::Foreign));
     }
@@ -69,9 +68,8 @@ pub(super) async fn open(path: &Path, each: Each<'_>) -> Result<Opened, LogError
         SchemaError::Sqlite(error) => failed("open", &error),
         other => failed("use", &other),
     })?;
-    if is_new {
-        blocking(path, sync_folder).await.map_err(|error| failed("make durable", &error))?;
-    }
+    // SQLite has made the write-ahead file by now, and ignores whether its name reached the disk.
+    blocking(path, sync_folder).await.map_err(|error| failed("make durable", &error))?;
     let header = read_header(&mut connection).await.map_err(|error| failed("read", &error))?;
     if wal_bytes > 0 || !header.clean {
         let found = damage(&mut connection).await.map_err(|error| failed("check", &error))?;

@@ -52,14 +52,17 @@ impl Image {
         let number = self.operations;
         self.operations += 1;
         match self.fault {
-            Some((at, Fault::Error)) if number == at => Err(Errno::EIO),
+            Some((at, Fault::Error | Fault::ErrorThenCut(_))) if number == at => Err(Errno::EIO),
             Some((at, Fault::Full(length))) if (at..at + length).contains(&number) => Err(Errno::ENOSPC),
-            Some((at, Fault::Cut)) if number >= at => {
-                self.is_cut = true;
-                Err(Errno::EIO)
-            }
+            Some((at, Fault::Cut)) if number >= at => self.cut(),
+            Some((at, Fault::ErrorThenCut(later))) if number >= at + later => self.cut(),
             _ => Ok(()),
         }
+    }
+
+    fn cut(&mut self) -> Result<(), Errno> {
+        self.is_cut = true;
+        Err(Errno::EIO)
     }
 
     /// An error once the power is gone.

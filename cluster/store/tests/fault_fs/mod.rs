@@ -29,6 +29,8 @@ pub enum Fault {
     Full(u64),
     /// The power goes before the operation; everything fails from then on.
     Cut,
+    /// The operation fails once, and so many operations later the power goes.
+    ErrorThenCut(u64),
 }
 
 /// What a cut leaves of what was not synced.
@@ -76,6 +78,11 @@ impl FaultFs {
     /// How many operations there were.
     pub fn operations(&self) -> u64 {
         self.image().operations
+    }
+
+    /// Whether the power is gone.
+    pub fn is_cut(&self) -> bool {
+        self.image().powered().is_err()
     }
 
     /// Ends the fault; after a cut the files are what the disk has and `kept` of the rest.
