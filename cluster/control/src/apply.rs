@@ -81,7 +81,7 @@ async fn holds(client: &Client, guard: &Guard) -> Result<bool, ClientError> {
         Guard::Absent { resource, namespace, name, uid } => {
             let path = resource.path(namespace, name, "");
             match client.call(Method::GET, path, "", Bytes::new()).await {
-                Ok(body) => Ok(metadata(&body)["uid"].as_str() != Some(uid)),
+                Ok(body) => Ok(!uid.is_empty() && metadata(&body)["uid"].as_str() != Some(uid)),
                 Err(error) if error.not_found() => Ok(true),
                 Err(error) => Err(error),
             }

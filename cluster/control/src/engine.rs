@@ -131,8 +131,10 @@ impl Engine {
                 continue;
             }
             let decided = catch_unwind(AssertUnwindSafe(|| {
-                let view =
-                    View::new(&self.caches).with_resources(&self.resources).with_failure(self.failures.get(&key));
+                let view = View::new(&self.caches)
+                    .with_resources(&self.resources)
+                    .with_failure(self.failures.get(&key))
+                    .standing_at(at);
                 self.reconciler.reconcile(&view, &key, now)
             }));
             match decided {

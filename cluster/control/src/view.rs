@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use base::Monotonic;
 use client::{Cache, Caches, Entry, Kind, Resource, Selector};
 
 use crate::Failure;
@@ -13,12 +14,13 @@ pub struct View<'a> {
     caches: &'a Caches,
     resources: &'a [Resource],
     failure: Option<&'a Failure>,
+    at: Monotonic,
 }
 
 impl<'a> View<'a> {
     /// A view of these caches.
     pub fn new(caches: &'a Caches) -> View<'a> {
-        View { caches, resources: &[], failure: None }
+        View { caches, resources: &[], failure: None, at: Monotonic(0) }
     }
 
     /// The same, knowing every resource the server has.
@@ -29,6 +31,16 @@ impl<'a> View<'a> {
     /// The same, knowing why the key's last pass failed.
     pub fn with_failure(self, failure: Option<&'a Failure>) -> View<'a> {
         View { failure, ..self }
+    }
+
+    /// The same, at this moment of the stopwatch.
+    pub fn standing_at(self, at: Monotonic) -> View<'a> {
+        View { at, ..self }
+    }
+
+    /// The moment by the stopwatch, for what must not depend on a calendar that may jump.
+    pub fn at(&self) -> Monotonic {
+        self.at
     }
 
     /// Why the last pass over this key failed, if it did.

@@ -30,7 +30,7 @@ pub enum Verb {
 /// What must still be true, asked of the server itself, when the write is applied: caches may lag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// There is no object of this uid at this place.
+    /// There is no object of this uid at this place; with an empty uid, no object at all.
     Absent {
         /// Where.
         resource: Resource,

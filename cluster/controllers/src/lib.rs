@@ -13,11 +13,14 @@ mod cron;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod gc;
 mod job;
 mod namespace;
+mod node;
 mod placement;
+mod podgc;
 mod pods;
 mod replicaset;
 mod revisions;
@@ -36,6 +39,9 @@ pub struct Options {
     pub root_ca: String,
 }
 
+/// The pods' network; each node gives out the addresses of its own /24.
+const CLUSTER_NETWORK: (std::net::Ipv4Addr, u8) = (std::net::Ipv4Addr::new(10, 42, 0, 0), 16);
+
 /// Every controller of the cluster.
 pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
     vec![
@@ -51,6 +57,10 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(namespace::Namespaces),
         Box::new(serviceaccount::DefaultAccounts),
         Box::new(serviceaccount::RootCa { pem: options.root_ca }),
+        Box::new(node::Lifecycle::new(CLUSTER_NETWORK)),
+        Box::new(node::Evictions),
+        Box::new(podgc::PodGc::default()),
+        Box::new(disruption::Budgets),
         Box::new(gc::Collector),
     ]
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use base::Timestamp;
+use base::{Monotonic, Timestamp};
 use bytes::Bytes;
 use client::{Caches, Event, EventKind, Kind, Listing, Resource};
 use control::{Failure, Key, Outcome, Reconciler, View};
@@ -17,6 +17,7 @@ pub const NOW: Timestamp = Timestamp::from_seconds(1_795_464_000);
 pub struct World {
     pub caches: Arc<Caches>,
     pub now: Timestamp,
+    pub at: Monotonic,
     pub resources: Vec<Resource>,
     revision: u64,
     failure: Option<Failure>,
@@ -24,7 +25,14 @@ pub struct World {
 
 impl Default for World {
     fn default() -> World {
-        World { caches: Caches::new(|_| {}), now: NOW, resources: Vec::new(), revision: 1, failure: None }
+        World {
+            caches: Caches::new(|_| {}),
+            now: NOW,
+            at: Monotonic(1),
+            resources: Vec::new(),
+            revision: 1,
+            failure: None,
+        }
     }
 }
 
@@ -85,7 +93,10 @@ impl World {
         for resource in reconciler.about().reads {
             self.cache(resource);
         }
-        let view = View::new(&self.caches).with_failure(self.failure.as_ref()).with_resources(&self.resources);
+        let view = View::new(&self.caches)
+            .with_failure(self.failure.as_ref())
+            .with_resources(&self.resources)
+            .standing_at(self.at);
         reconciler.reconcile(&view, &Key::new(namespace, name), self.now)
     }
 }

@@ -1,0 +1,133 @@
+//! Removes pods that no kubelet will ever remove.
+//!
+//! Start at [`PodGc`].
+//!
+//! Invariants:
+//! * a pod of a node that is gone is removed only after [`QUARANTINE`], when the server too says that the node is gone;
+//! * a pod that was never bound has nobody to end it: it goes as soon as it is asked to.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use base::{Monotonic, Timestamp};
+use client::{Collection, DeleteOptions, Entry, Kind, Resource};
+use control::{About, Guard, Key, Outcome, Reconciler, View, Write, itself};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+
+use crate::pods::{node_name, phase, set_condition};
+
+/// How long a node may be missing before its pods are given up.
+pub const QUARANTINE: Duration = Duration::from_secs(40);
+
+/// The collector of pods without a kubelet.
+#[derive(Default)]
+pub struct PodGc {
+    /// Since when a node is missed.
+    missing: Mutex<BTreeMap<String, Monotonic>>,
+}
+
+impl Reconciler for PodGc {
+    fn about(&self) -> About {
+        const READS: &[&Resource] = &[Pod::RESOURCE, Node::RESOURCE];
+        About { name: "pod-garbage-collector-controller", reads: READS, writes: &["pods"], everything: false }
+    }
+
+    fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
+        if collection.resource == "pods" {
+            return itself(entry);
+        }
+        if view.get::<Node>("", &entry.meta.name).is_some() {
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.meta.name);
+            return Vec::new();
+        }
+        let pods = view.list::<Pod>(None);
+        let left = pods.iter().filter(|pod| node_name(pod) == entry.meta.name);
+        left.map(|pod| Key::new(pod.namespace(), pod.name())).collect()
+    }
+
+    fn reconcile(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Outcome {
+        let Some(pod) = view.get::<Pod>(&key.namespace, &key.name) else { return Outcome::none() };
+        let node = node_name(&pod);
+        if node.is_empty() {
+            return if pod.deleting() { remove(&pod).into() } else { Outcome::none() };
+        }
+        if view.get::<Node>("", node).is_some() {
+            return Outcome::none();
+        }
+        let since =
+            *self.missing.lock().unwrap_or_else(PoisonError::into_inner).entry(node.to_owned()).or_insert(view.at());
+        let waited = view.at().since(since);
+        if waited < QUARANTINE {
+            return Outcome { requeue_after: Some(QUARANTINE.saturating_sub(waited)), ..Outcome::default() };
+        }
+        let gone = |write: Write| {
+            write.only_if(Guard::Absent {
+                resource: Node::RESOURCE.clone(),
+                namespace: String::new(),
+                name: node.to_owned(),
+                // Whatever node has that name now, it is not absent.
+                uid: String::new(),
+            })
+        };
+        if !matches!(phase(&pod), "Succeeded" | "Failed") {
+            return gone(fail(&pod, now)).into();
+        }
+        gone(remove(&pod)).into()
+    }
+}
+
+/// Its owner must see how it ended before it goes.
+fn fail(pod: &Pod, now: Timestamp) -> Write {
+    let mut status = pod.status.clone().unwrap_or_default();
+    status.phase = Some("Failed".to_owned());
+    let message = "PodGC: node no longer exists";
+    set_condition::<PodCondition>(&mut status.conditions, "DisruptionTarget", "True", "DeletionByPodGC", message, now);
+    Write::status(&Pod { status: Some(status), ..pod.clone() })
+}
+
+fn remove(pod: &Pod) -> Write {
+    Write::delete(pod, DeleteOptions { grace_period: Some(0), ..DeleteOptions::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{World, lines};
+
+    fn world(pod: serde_json::Value) -> World {
+        let mut world = World::default();
+        world.put(Node::RESOURCE, json!({"metadata": {"name": "here"}}));
+        world.put(Pod::RESOURCE, pod);
+        world
+    }
+
+    #[test]
+    fn a_pod_of_a_node_that_is_gone_fails_and_goes() {
+        let mut world =
+            world(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "gone", "containers": []}}));
+        let collector = PodGc::default();
+        assert!(lines(&world.reconcile(&collector, "n", "p")).is_empty());
+        world.at = world.at.plus(QUARANTINE);
+        let outcome = world.reconcile(&collector, "n", "p");
+        assert_eq!(lines(&outcome), ["update pods/status n/p"]);
+        world.put(Pod::RESOURCE, serde_json::from_slice(&outcome.writes[0].body).expect("JSON"));
+        assert_eq!(lines(&world.reconcile(&collector, "n", "p")), ["delete pods n/p"]);
+    }
+
+    #[test]
+    fn a_pod_of_a_living_node_is_its_kubelets() {
+        let world =
+            world(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "here", "containers": []}}));
+        assert!(lines(&world.reconcile(&PodGc::default(), "n", "p")).is_empty());
+    }
+
+    #[test]
+    fn an_unbound_pod_goes_when_asked() {
+        let world =
+            world(json!({"metadata": {"name": "p", "namespace": "n", "deletionTimestamp": "2026-11-23T19:59:00Z"}}));
+        assert_eq!(lines(&world.reconcile(&PodGc::default(), "n", "p")), ["delete pods n/p"]);
+    }
+}
