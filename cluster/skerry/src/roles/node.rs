@@ -13,7 +13,7 @@ use base::Bytes;
 use client::{Caches, Client};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kubelet::{KubeletError, Machine};
+use kubelet::Machine;
 use podnet::{PodNet, PodNetError};
 use runtime::{Embedded, Runtime, RuntimeError};
 use sys::net::link::Net;
@@ -170,7 +170,7 @@ fn kubelet_tls(pair: &pki::Pair, ca_pem: &str) -> Option<kubelet::Tls> {
 
 /// The size of the file system that holds the data.
 fn storage(data: &Path) -> Bytes {
-    sys::files::space(data).map_or(Bytes(0), |space| Bytes(space.total))
+    sys::files::space(data).map_or(Bytes(0), |(_, total)| Bytes(total))
 }
 
 fn cluster_pods() -> Net {
