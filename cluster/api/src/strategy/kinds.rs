@@ -13,7 +13,13 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub(super) fn create(kind: &Kind, object: &mut Value) {
     match (kind.group.as_ref(), kind.plural.as_ref()) {
-        ("", "pods") => dig::put(object, "status", json!({"phase": "Pending", "qosClass": qos_class(object)})),
+        ("", "pods") => {
+            // A pod cannot ask to be gone before it was asked to go.
+            if dig::int(object, "spec.terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+                dig::put(object, "spec.terminationGracePeriodSeconds", json!(1));
+            }
+            dig::put(object, "status", json!({"phase": "Pending", "qosClass": qos_class(object)}));
+        }
         ("", "namespaces") => namespace(object),
         ("", "secrets") => fold_string_data(object),
         ("", "persistentvolumes") => dig::put(object, "status.phase", json!("Pending")),
@@ -37,6 +43,7 @@ pub(super) fn update(kind: &Kind, new: &mut Value, old: &Value, subresource: Opt
             dig::put(new, "status.qosClass", dig::get(old, "status.qosClass").clone());
         }
         ("", "secrets", _) => fold_string_data(new),
+        ("certificates.k8s.io", "certificatesigningrequests", _) => dig::put(new, "spec", old["spec"].clone()),
         ("", "persistentvolumeclaims", None) => normalise_source(new),
         ("apps", "daemonsets", None) => {
             let last = meta::annotation(old, TEMPLATE_GENERATION).and_then(|text| text.parse().ok()).unwrap_or(1);
