@@ -40,15 +40,15 @@ pub async fn run(options: Options, client: Client, caches: Arc<Caches>) -> Resul
     dns::run(dns::Options { listen, domain: options.domain, upstreams }, caches).await
 }
 
-/// Creates an object, or sees that it is there as it should be.
+/// Sees that an object is there as it should be. Asked for first and created after: a Service that is there already
+/// would be refused for its address, not for its name.
 async fn ensure(client: &Client, path: &str, object: &Value) -> Result<(), ClientError> {
-    let json = "application/json";
-    match client.call(Method::POST, path.to_owned(), json, Bytes::from(object.to_string())).await {
-        Err(error) if error.already_exists() => {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let patch = Bytes::from(object.to_string());
-            let merge = "application/merge-patch+json";
-            client.call(Method::PATCH, format!("{path}/{name}"), merge, patch).await.map(drop)
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let body = Bytes::from(object.to_string());
+    let merge = "application/merge-patch+json";
+    match client.call(Method::PATCH, format!("{path}/{name}"), merge, body.clone()).await {
+        Err(error) if error.not_found() => {
+            client.call(Method::POST, path.to_owned(), "application/json", body).await.map(drop)
         }
         other => other.map(drop),
     }
