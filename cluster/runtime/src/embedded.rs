@@ -53,7 +53,8 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Embedded(Arc<Node>);
 
-/// After a probe's process has ended, its output is read on for so long: something it left behind may hold it open.
+/// After a command has ended or was killed, its rest is waited for so long: something it left behind may hold its output
+/// open.
 const OUTPUT_REST: Duration = Duration::from_millis(500);
 
 /// A command without a limit of its own has this one.
@@ -239,6 +240,7 @@ impl Runtime for Embedded {
                 Some(code) => Ok(ExecResult { stdout, stderr, exit_code: code? }),
                 None => {
                     let _ = runtime.blocking("kill a command", move |node| node.kill_exec(&exec)).await;
+                    let _ = tokio::time::timeout(OUTPUT_REST, exit).await;
                     Err(RuntimeError::Timeout { action, limit: timeout })
                 }
             }

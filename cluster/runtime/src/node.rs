@@ -25,7 +25,7 @@ use futures::FutureExt;
 use futures::channel::{mpsc, oneshot};
 use keeper::{Attach, Client, ClientError, PidNamespace, Reply, Request, Spawn, Streams as KeeperStreams};
 use serde::Serialize;
-use sys::cgroup::{Cgroup, Hierarchy};
+use sys::cgroup::{Cgroup, Hierarchy, Limits};
 use sys::mounts::{Attributes, Tree};
 use sys::{fdpass, namespace};
 
@@ -324,11 +324,13 @@ impl Node {
         let in_cgroup = self.hierarchy.of_process(identity.pid).is_ok_and(|found| found.path() == record.cgroup);
         match identity.process().open() {
             Ok(pidfd) if in_cgroup => {
-                let (node, id) = (Arc::clone(self), record.id.clone());
+                let (node, id) = (Arc::downgrade(self), record.id.clone());
                 let watching = thread::Builder::new().name("orphan".to_owned()).stack_size(128 << 10);
                 let started = watching.spawn(move || {
                     sys::process::wait_gone(&pidfd);
-                    node.ended(&id, Life::Unknown);
+                    if let Some(node) = node.upgrade() {
+                        node.ended(&id, Life::Unknown);
+                    }
                 });
                 if let Err(error) = started {
                     tracing::warn!("container {} cannot be watched: {}", record.id, chain(&error));
@@ -344,15 +346,22 @@ impl Node {
 
     /// Asks the keeper to tell when the container ends.
     fn watch(self: &Arc<Self>, id: &str) {
-        let (node, watched) = (Arc::clone(self), id.to_owned());
-        let then = move |reply: Result<Reply, ClientError>| match reply {
-            Ok(Reply::Process(status)) => {
-                if let Some(exit) = status.exit {
-                    node.ended(&watched, Life::ended(Some(status.started_at_ns), exit));
+        // Weak, as the connection that holds this is held by the node.
+        let (node, watched) = (Arc::downgrade(self), id.to_owned());
+        let then = move |reply: Result<Reply, ClientError>| {
+            let Some(node) = node.upgrade() else { return };
+            match reply {
+                Ok(Reply::Process(status)) => {
+                    let Some(exit) = status.exit else { return };
+                    let act = move || node.ended(&watched, Life::ended(Some(status.started_at_ns), exit));
+                    // Taking the cgroup down may wait, and other replies should not.
+                    if let Err(error) = thread::Builder::new().name("ended".to_owned()).spawn(act) {
+                        tracing::error!("the end of a container cannot be seen to: {}", chain(&error));
+                    }
                 }
+                Err(ClientError::Gone(_)) => node.recover(),
+                other => tracing::warn!("container {watched} cannot be watched: {other:?}"),
             }
-            Err(ClientError::Gone(_)) => node.recover(),
-            other => tracing::warn!("container {watched} cannot be watched: {other:?}"),
         };
         let keeper = self.keeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         match keeper {
@@ -797,7 +806,8 @@ impl Node {
 
     fn bring_up(&self, record: &ContainerRecord, pod: &SandboxRecord) -> Result<keeper::Status, RuntimeError> {
         let cgroup = self.hierarchy.cgroup(&record.cgroup);
-        let limits = plan::limits(&record.config.resources);
+        // A container is one thing: when memory ends, all of it goes, as the kubelet has it on version 2.
+        let limits = Limits { oom_group: Some(true), ..plan::limits(&record.config.resources) };
         cgroup
             .create()
             .and_then(|()| cgroup.limit(&limits))

@@ -255,7 +255,8 @@ impl Held {
                 now.rfc3339_nanos(),
                 exit.oom_killed
             );
-            let _ = sys::files::write_atomically(self.exit_file.as_ref(), text.as_bytes(), 0o600);
+            // Not waiting for the disk, which would stop everybody's output: after a power cut nobody asks.
+            let _ = sys::files::replace(self.exit_file.as_ref(), text.as_bytes(), 0o600);
         }
         exit
     }

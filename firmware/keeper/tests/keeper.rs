@@ -176,8 +176,13 @@ fn orphans_are_buried() {
     let id = kept.shell("a", "sh -c 'sh -c \"exit 0\" & exit 0' & wait; echo done", |_| ()).pid;
     kept.wait("a");
     let Ok(Reply::Hello { pid }) = kept.client.call(&Request::Hello, &[]) else { panic!("no hello") };
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
-    assert_eq!(children.trim(), "", "of {id}");
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    // The orphan may outlive its parent by a moment; a zombie that nobody buries stays for ever.
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !children().trim().is_empty() {
+        assert!(std::time::Instant::now() < limit, "of {id}: {} are left", children());
+        std::thread::yield_now();
+    }
 }
 
 #[test]

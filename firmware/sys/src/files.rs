@@ -297,20 +297,32 @@ impl Lock {
     }
 }
 
-/// Writes a file so that after a crash either the old content is there or the new, whole.
+/// Writes a file so that after a crash either the old content is there or the new, whole, and the new once this returns.
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let write = || -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let beside = path.with_file_name(name);
-        let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        fs::rename(&beside, path)?;
+        write_beside(path, content, mode, true)?;
         sync_folder(path.parent().unwrap_or(Path::new("/")))
     };
     write().doing_to("write", path)
+}
+
+/// As [`write_atomically`], but without waiting for the disk: if the power goes, the old content may be there, the new, or
+/// an empty file. For what is of no use after a power cut, and is written while somebody waits.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    write_beside(path, content, mode, false).doing_to("write", path)
+}
+
+fn write_beside(path: &Path, content: &[u8], mode: u32, durably: bool) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(&beside)?;
+    file.write_all(content)?;
+    if durably {
+        file.sync_data()?;
+    }
+    fs::rename(&beside, path)
 }
 
 /// Makes the names in a folder durable.
