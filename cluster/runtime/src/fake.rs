@@ -165,7 +165,7 @@ impl FakeRuntime {
     /// What container `name` was last made from.
     pub fn config_of(&self, name: &str) -> Option<ContainerConfig> {
         let state = self.lock();
-        let newest = state.containers.values().filter(|each| each.status.name == name).last();
+        let newest = state.containers.values().rfind(|each| each.status.name == name);
         newest.map(|each| each.config.clone())
     }
 

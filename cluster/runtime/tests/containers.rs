@@ -478,6 +478,31 @@ async fn a_new_runtime_adopts_what_the_old_one_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_outlive_a_keeper_that_is_killed() {
+    let node = TestNode::new();
+    let sandbox = node.sandbox(|_| ()).await;
+    let runtime = node.runtime();
+    let id = node.container(&sandbox, "exec sleep 1000", |_| ()).await;
+    runtime.start_container(id.clone()).await.expect("started");
+    let pid = node.status(&id).await.pid;
+    let socket = node.folder.path().join("data/keeper/keeper.sock");
+    let keeper = keeper::Client::connect(&socket).expect("connected");
+    let hello = keeper.call(&keeper::Request::Hello, &[]).expect("answered");
+    let keeper::Reply::Hello { pid: keeper_pid } = hello else { panic!("{hello:?}") };
+    let keeper_process = sys::process::pidfd_open(keeper_pid).expect("there");
+    sys::process::send_signal(&keeper_process, 9).expect("killed");
+    sys::process::wait_gone(&keeper_process);
+    // The next keeper is there for whoever asks first.
+    let answer = runtime.exec_sync(id.clone(), words("hostname"), Duration::from_secs(10)).await;
+    assert_eq!(answer.expect("run").stdout, b"web\n");
+    let found = node.status(&id).await;
+    assert_eq!((matches!(found.state, ContainerState::Running { .. }), found.pid), (true, pid));
+    runtime.stop_container(id.clone(), Duration::ZERO).await.expect("stopped");
+    assert_eq!(node.end(&id).await.1, "Unknown", "nobody saw its code");
+    runtime.remove_sandbox(sandbox).await.expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_can_share_its_processes_and_its_network() {
     let node = TestNode::new();
     let sandbox = node.sandbox(|config| config.pid = NamespaceMode::Pod).await;

@@ -136,7 +136,7 @@ impl Tree {
             Propagation::Slave => libc::MS_SLAVE,
             Propagation::Shared => libc::MS_SHARED,
         };
-        self.change(0, flag as u64, true).doing("set the propagation of a mount")
+        self.change(0, flag, true).doing("set the propagation of a mount")
     }
 
     fn change(&self, attr_set: u64, propagation: u64, recursive: bool) -> io::Result<()> {

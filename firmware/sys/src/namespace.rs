@@ -46,6 +46,7 @@ pub fn unpin(path: &Path) -> Result<()> {
 }
 
 /// Whether a namespace is pinned at `path`; after a reboot only the empty file is there.
+#[allow(clippy::unnecessary_cast)] // Its type differs between C libraries.
 pub fn is_pinned(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 as i64 == NSFS_MAGIC)
 }
