@@ -58,20 +58,25 @@ impl Reconciler for Jobs {
             {
                 Outcome::none()
             }
-            Some(job) => Sync::new(&job, view, now).decide(),
-            // Its pods must not wait for a Job that will never count them.
-            None => release_orphans(view, key),
+            Some(job) => {
+                let mut outcome = Sync::new(&job, view, now).decide();
+                outcome.writes.extend(release_orphans(view, key, job.uid()));
+                outcome
+            }
+            None => Outcome { writes: release_orphans(view, key, ""), ..Outcome::default() },
         }
     }
 }
 
-fn release_orphans(view: &View<'_>, key: &Key) -> Outcome {
+/// Pods of a Job that is gone, perhaps replaced by another of its name, must not wait for it to count them.
+fn release_orphans(view: &View<'_>, key: &Key, uid: &str) -> Vec<Write> {
     let pods = view.list::<Pod>(Some(&key.namespace));
-    let orphans = pods.iter().filter(|pod| {
+    let is_lost = |pod: &Pod| {
         has_finalizer(pod)
-            && controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "Job" && owner.name == key.name)
-    });
-    Outcome { writes: orphans.map(|pod| release(pod)).collect(), ..Outcome::default() }
+            && controller_of(&pod.metadata)
+                .is_some_and(|owner| owner.kind == "Job" && owner.name == key.name && owner.uid != uid)
+    };
+    pods.iter().filter(|pod| is_lost(pod)).map(|pod| release(pod)).collect()
 }
 
 fn has_finalizer(pod: &Pod) -> bool {
@@ -600,6 +605,14 @@ mod tests {
         pod(&mut world, "a", 'R', true, None);
         let outcome = world.reconcile(&Jobs, "n", "sum");
         assert_eq!(lines(&outcome), ["update jobs.batch/status n/sum", "patch pods n/a", "delete pods n/a"]);
+    }
+
+    #[test]
+    fn frees_pods_of_an_earlier_job_of_its_name() {
+        let mut world = world(json!({"parallelism": 0}));
+        world.put(Pod::RESOURCE, json!({"metadata": {"name": "a", "namespace": "n", "finalizers": [FINALIZER],
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sum", "uid": "earlier", "controller": true}]}}));
+        assert!(lines(&world.reconcile(&Jobs, "n", "sum")).contains(&"patch pods n/a".to_owned()));
     }
 
     #[test]
