@@ -523,6 +523,9 @@ mod tests {
         check("in in (in)", "in in (in)", r#"{"in":"in"}"#, r#"{}"#);
         check("n>3,n<9", "n>3,n<9", r#"{"n":"5"}"#, r#"{"n":"9"}"#);
         check("a=", "a=", r#"{"a":""}"#, r#"{}"#);
+        check("x in (a,,,a,)", "x in (,a)", r#"{"x":"a"}"#, r#"{"x":"b"}"#);
+        check("x notin (, a)", "x notin (,a)", r#"{"x":"b"}"#, r#"{"x":""}"#);
+        check("\rx=,z= ", "x=,z=", r#"{"x":"","z":""}"#, r#"{"x":""}"#);
         check("b,a", "a,b", r#"{"a":"","b":""}"#, r#"{"a":""}"#);
     }
 
@@ -534,6 +537,8 @@ mod tests {
             ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
             ("a in b", "unable to parse requirement: found 'b' expected: '('"),
             ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("!a=b", "found '=', expected: ',' or 'end of string'"),
+            ("a in (b c)", "unable to parse requirement: found 'c', expected: ',' or ')'"),
             ("a=b c", "found 'c', expected: ',' or 'end of string'"),
             (
                 "n>x",

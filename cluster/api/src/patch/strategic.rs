@@ -24,6 +24,10 @@ const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList";
 
 type Fields = Map<String, Value>;
 
+/// The one struct that a patch replaces (`patchStrategy: replace`), by type and field: half a selector would select
+/// what nobody asked for.
+const REPLACED: (&str, &str) = ("io.k8s.api.policy.v1.PodDisruptionBudgetSpec", "selector");
+
 /// `base` with `patch` merged into it by the rules of `schema`.
 pub fn strategic(schema: &Type, base: &Value, patch: &Value) -> Result<Value, PatchError> {
     match (base, patch) {
@@ -67,6 +71,11 @@ impl<'a> Shape<'a> {
             Shape::MapOf(ty) => Shape::of(ty),
             Shape::Free => Shape::Free,
         }
+    }
+
+    /// Whether the struct under `name` is replaced, not merged.
+    fn replaces(self, name: &str) -> bool {
+        matches!(self, Shape::Struct(ty) if (ty.name.as_ref(), name) == REPLACED)
     }
 
     /// Whether the list under `name` merges, and by which key its items are found.
@@ -119,10 +128,11 @@ fn merge_map(mut original: Fields, patch: &Fields, shape: Shape) -> Result<Field
 
 fn merge_field(original: &mut Fields, key: &str, change: &Value, shape: Shape) -> Result<(), PatchError> {
     let merged = match (original.remove(key), change) {
+        (Some(Value::Object(_)), Value::Object(_)) if shape.replaces(key) => cleaned(change),
         (Some(Value::Object(old)), Value::Object(new)) => Some(Value::Object(merge_map(old, new, shape.under(key))?)),
         (Some(Value::Array(old)), Value::Array(new)) => match shape.list(key) {
             (true, merge_key) => Some(Value::Array(merge_list(old, new, merge_key, shape.under(key))?)),
-            (false, _) => Some(change.clone()),
+            (false, _) => cleaned(change),
         },
         // Go compares types: a list or map that was there as something else is simply replaced.
         _ => cleaned(change),
@@ -204,7 +214,10 @@ fn merge_ordered_lists<'p>(original: &mut Fields, patch: &'p Fields, shape: Shap
         };
         let (merges, merge_key) = shape.list(name);
         check_order(new, order, merge_key)?;
-        let positions = old.clone().unwrap_or_default();
+        let positions = match merge_key {
+            Some(key) => positions_after(old.as_deref().unwrap_or(&[]), new, key),
+            None => old.clone().unwrap_or_default(),
+        };
         let merged = match old {
             None if !patch.contains_key(name) => continue,
             None => new.iter().filter_map(cleaned).collect(),
@@ -216,6 +229,21 @@ fn merge_ordered_lists<'p>(original: &mut Fields, patch: &'p Fields, shape: Shap
         done.push(name);
     }
     Ok(done)
+}
+
+/// Where the items stand once the patch has deleted some: new items take over the places that became free. Upstream's
+/// merge works in place, so this is what its ordering goes by (v1.36, `mergePatchIntoOriginal`).
+fn positions_after(items: &[Value], patch: &[Value], key: &str) -> Vec<Value> {
+    let is_doomed = |item: &&Value| {
+        patch
+            .iter()
+            .any(|change| change.get(DIRECTIVE).is_some() && identity(change, Some(key)) == identity(item, Some(key)))
+    };
+    let mut places: Vec<Value> = items.iter().filter(|item| !is_doomed(item)).cloned().collect();
+    let freed = items.len() - places.len();
+    let is_new = |change: &&Value| change.get(DIRECTIVE).is_none() && position(items, change, Some(key)).is_none();
+    places.extend(patch.iter().filter(is_new).take(freed).cloned());
+    places
 }
 
 /// The items of the patch must come in the order that the directive gives.
@@ -420,6 +448,8 @@ mod tests {
         check(&pod("a x b"), &order("b a", ""), &pod("x b a"));
         check(&pod("x a b"), &order("a b", ""), &pod("x a b"));
         check(&pod("a b"), &order("a", ",'containers':[{'name':'b','$patch':'delete'}]"), &pod("a"));
+        let swap = ",'containers':[{'name':'n'},{'name':'a','$patch':'delete'}]";
+        check(&pod("a x"), &order("n", swap), &pod("x n"));
     }
 
     #[test]
@@ -461,6 +491,13 @@ mod tests {
             "{'spec':{'strategy':{'$retainKeys':['type'],'type':'Recreate'}}}",
             "{'spec':{'strategy':{'type':'Recreate'}}}",
         );
+    }
+
+    #[test]
+    fn the_selector_of_a_disruption_budget_is_replaced() {
+        let selector = |labels: &str| format!("{{'spec':{{'selector':{{'matchLabels':{{{labels}}}}}}}}}");
+        let kind = "io.k8s.api.policy.v1.PodDisruptionBudget";
+        check_type(kind, &selector("'a':'b'"), &selector("'c':'d'"), &selector("'c':'d'"));
     }
 
     #[test]
