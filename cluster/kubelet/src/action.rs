@@ -45,7 +45,7 @@ pub async fn probe(target: &Target, probe: &Probe, limit: Duration) -> Result<()
     if let Some(get) = &probe.http_get {
         let url = url(get, target)?;
         let late = late(format!("Get \"{url}\""));
-        let status = timeout(limit, http_get(get, &url, target, "kube-probe")).await.unwrap_or_else(|_| Err(late))?;
+        let status = timeout(limit, http_get(get, &url, target, "kube-probe")).await.unwrap_or(Err(late))?;
         return if (200..400).contains(&status) {
             Ok(())
         } else {
@@ -56,7 +56,7 @@ pub async fn probe(target: &Target, probe: &Probe, limit: Duration) -> Result<()
         let port = port_number(&tcp.port, target)?;
         let address = address(tcp.host.as_deref(), port, target)?;
         let late = late(format!("dial tcp {address}"));
-        return timeout(limit, dial(&address)).await.unwrap_or_else(|_| Err(late)).map(drop);
+        return timeout(limit, dial(&address)).await.unwrap_or(Err(late)).map(drop);
     }
     if let Some(grpc) = &probe.grpc {
         let address = address(None, grpc.port as u16, target)?;

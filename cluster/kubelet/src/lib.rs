@@ -34,3 +34,4 @@ pub mod worker;
 
 pub use options::{Machine, Options, Tls};
 pub use run::{KubeletError, run};
+pub use volumes::{VolumeError, unmount_all};

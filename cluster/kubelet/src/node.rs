@@ -105,7 +105,7 @@ pub fn status(
 fn resources(options: &Options, reserved_cpu_milli: u64, reserved_memory: u64) -> BTreeMap<String, Quantity> {
     let machine = &options.machine;
     let cpu = (machine.cpus * 1000).saturating_sub(reserved_cpu_milli);
-    let cpu = if cpu % 1000 == 0 { (cpu / 1000).to_string() } else { format!("{cpu}m") };
+    let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
     let memory = machine.memory.0.saturating_sub(reserved_memory) / 1024;
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(cpu)),

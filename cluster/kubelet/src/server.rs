@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! * a client shows a certificate of the cluster's CA, and is the API server or a member of `system:masters`;
-//! * an error says what is wrong in one line of text, as upstream's kubelet does; the API server makes a Status of it.
+//! * an error is a Status that says what is wrong in one line. Upstream's kubelet sends the bare line and its API server makes
+//!   a Status of it; ours passes bytes through, so that the words must come whole from here.
 //!
 //! Not here: what streams carry (`stream`), the format of logs (`logs`).
 
@@ -236,6 +237,23 @@ impl Refusal {
     fn internal(error: &RuntimeError) -> Refusal {
         Refusal(StatusCode::INTERNAL_SERVER_ERROR, chain(error).to_string())
     }
+
+    fn response(self) -> Response<Body> {
+        let Refusal(code, message) = self;
+        let reason = match code {
+            StatusCode::BAD_REQUEST => "BadRequest",
+            StatusCode::UNAUTHORIZED => "Unauthorized",
+            StatusCode::FORBIDDEN => "Forbidden",
+            StatusCode::NOT_FOUND => "NotFound",
+            StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
+            _ => "InternalError",
+        };
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": reason, "code": code.as_u16(),
+        });
+        text(code, JSON, status.to_string())
+    }
 }
 
 fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
@@ -256,12 +274,12 @@ struct Context {
 
 impl Context {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.admit().and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found"))) {
-            Ok(route) => {
-                self.answer(route, request).await.unwrap_or_else(|Refusal(status, body)| text(status, PLAIN, body))
-            }
-            Err(Refusal(status, body)) => text(status, PLAIN, body),
-        }
+        let route = self.admit().and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found")));
+        let answer = match route {
+            Ok(route) => self.answer(route, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        answer.unwrap_or_else(|refusal| refusal.response())
     }
 
     /// Upstream asks the API server with a SubjectAccessReview; here the cluster has two such users, both known.

@@ -300,7 +300,7 @@ fn phase(pod: &PodInfo, inits: &[ApiContainer], apps: &[ApiContainer], facts: &F
         return "Running";
     }
     let terminal = facts.memory.lifecycle >= Lifecycle::Terminating;
-    let restarts = apps.iter().any(|status| waits_after_end(status));
+    let restarts = apps.iter().any(waits_after_end);
     if !terminal && restarts || terminal && !quiet {
         return "Running";
     }

@@ -48,6 +48,8 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
 const RESYNC: Duration = Duration::from_secs(600);
 /// How long a container that could not be described or made waits, unless one of its objects changes.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long a container waits for the first list of Services.
+const SERVICES_WAIT: Duration = Duration::from_secs(5);
 /// The longest postStart hook.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
 
@@ -549,10 +551,8 @@ impl Worker {
             }
         }
         for (key, (member, container)) in wanted {
-            if !kept.contains_key(&key) {
-                let task = self.start_probe(key.1, member, container, seen);
-                kept.insert(key, task);
-            }
+            let kind = key.1;
+            kept.entry(key).or_insert_with(|| self.start_probe(kind, member, container, seen));
         }
         self.probes = kept;
     }
@@ -935,6 +935,8 @@ async fn describe(
     image: &str,
 ) -> Result<runtime::ContainerConfig, ConfigError> {
     let image_status = node.runtime.image_status(image.to_owned()).await.ok().flatten();
+    // Without a server the pod starts with what is known.
+    let _ = tokio::time::timeout(SERVICES_WAIT, node.services.wait_synced()).await;
     let services: Vec<Arc<Service>> = {
         let mut all = node.services.list::<Service>(Some(&pod.namespace));
         if pod.namespace != "default" {

@@ -92,7 +92,7 @@ fn check_non_root(
     if own.run_as_non_root.or(whole.run_as_non_root) != Some(true) {
         return Ok(());
     }
-    let place = format!("(pod: \"{}\", container: {})", pod.full_name().replacen('_', "_", 1), member.name());
+    let place = format!("(pod: \"{}\", container: {})", pod.full_name(), member.name());
     if let Some(user) = run_as_user {
         let broken = format!("container's runAsUser breaks non-root policy {place}");
         return if user == 0 { Err(ConfigError::NonRoot(broken)) } else { Ok(()) };

@@ -176,7 +176,7 @@ where
         'reading: while let Ok(length @ 1..) = read.read(&mut buffer).await {
             decoder.push(&buffer[..length]);
             loop {
-                match decoder.next() {
+                match decoder.take() {
                     Ok(None) => break,
                     Ok(Some(Message::Binary(bytes) | Message::Text(bytes))) => {
                         if to_inside.write_all(&bytes).await.is_err() {
@@ -242,7 +242,7 @@ where
         while let Ok(length @ 1..) = read.read(&mut buffer).await {
             decoder.push(&buffer[..length]);
             loop {
-                match decoder.next() {
+                match decoder.take() {
                     Ok(None) => break,
                     Ok(Some(Message::Binary(bytes) | Message::Text(bytes))) => {
                         let Some(channel) = bytes.first() else { continue };
@@ -304,7 +304,7 @@ mod tests {
             let length = io.read(&mut buffer).await.expect("read");
             assert!(length > 0, "closed too early: {found:?}");
             decoder.push(&buffer[..length]);
-            while let Some(frame) = decoder.next().expect("frames") {
+            while let Some(frame) = decoder.take().expect("frames") {
                 found.push(frame);
             }
         }

@@ -110,7 +110,7 @@ async fn read_messages(
         };
         decoder.push(&buffer[..length]);
         loop {
-            let heard = match decoder.next() {
+            let heard = match decoder.take() {
                 Ok(None) => break,
                 Ok(Some(Message::Text(bytes) | Message::Binary(bytes))) => understood(&bytes, base64),
                 Ok(Some(Message::Ping(bytes))) => {

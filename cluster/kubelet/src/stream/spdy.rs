@@ -136,7 +136,7 @@ impl Decoder {
     }
 
     /// The next whole frame.
-    pub fn next(&mut self) -> Result<Option<Frame>, SpdyError> {
+    pub fn take(&mut self) -> Result<Option<Frame>, SpdyError> {
         if self.buffer.len() < 8 {
             return Ok(None);
         }
@@ -409,7 +409,7 @@ async fn read_frames(mut io: impl AsyncRead + Unpin, events: mpsc::Sender<Event>
         };
         decoder.push(&buffer[..length]);
         loop {
-            match decoder.next() {
+            match decoder.take() {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     if !heard(frame, &events, &frames).await {
@@ -498,7 +498,7 @@ mod tests {
             let (mut decoder, mut found) = (Decoder::default(), Vec::new());
             for piece in wire.chunks(size) {
                 decoder.push(piece);
-                while let Some(frame) = decoder.next().expect("frames") {
+                while let Some(frame) = decoder.take().expect("frames") {
                     found.push(frame);
                 }
             }
@@ -516,7 +516,7 @@ mod tests {
         ] {
             let mut decoder = Decoder::default();
             decoder.push(&wire);
-            assert!(decoder.next().is_err(), "{wire:?}");
+            assert!(decoder.take().is_err(), "{wire:?}");
         }
     }
 
@@ -540,7 +540,7 @@ mod tests {
         let (mut decoder, mut answer, mut found) = (Decoder::default(), Vec::new(), Vec::new());
         theirs.read_to_end(&mut answer).await.expect("read");
         decoder.push(&answer);
-        while let Some(frame) = decoder.next().expect("frames") {
+        while let Some(frame) = decoder.take().expect("frames") {
             found.push(frame);
         }
         assert!(found.contains(&Frame::Ping(1)) && found.contains(&Frame::Window { id: 1, delta: 3 }));

@@ -76,7 +76,7 @@ impl Decoder {
     }
 
     /// The next whole message.
-    pub fn next(&mut self) -> Result<Option<Message>, WebSocketError> {
+    pub fn take(&mut self) -> Result<Option<Message>, WebSocketError> {
         loop {
             let Some((fin, opcode, payload)) = self.frame()? else { return Ok(None) };
             match opcode {
@@ -232,7 +232,7 @@ pub(crate) mod tests {
             let (mut decoder, mut found) = (Decoder::default(), Vec::new());
             for piece in wire.chunks(size) {
                 decoder.push(piece);
-                while let Some(message) = decoder.next().expect("messages") {
+                while let Some(message) = decoder.take().expect("messages") {
                     found.push(message);
                 }
             }
@@ -251,7 +251,7 @@ pub(crate) mod tests {
         ] {
             let mut decoder = Decoder::default();
             decoder.push(&wire);
-            assert!(decoder.next().is_err(), "{wire:?}");
+            assert!(decoder.take().is_err(), "{wire:?}");
         }
     }
 
