@@ -89,13 +89,6 @@ impl Schedule {
         };
         has(fields.minute, at.minute) && has(fields.hour, at.hour) && has(fields.month, at.month) && date
     }
-
-    /// Whether a job starts on this day of this month, at some time; to skip whole days when looking ahead.
-    pub fn matches_day(&self, at: Minute) -> bool {
-        let Schedule::At(fields) = self else { return false };
-        let any_time = Fields { minute: u64::MAX, hour: u64::MAX, ..(**fields).clone() };
-        Schedule::At(Box::new(any_time)).matches(at)
-    }
 }
 
 fn descriptor(text: &str) -> Result<Schedule, String> {
