@@ -24,6 +24,10 @@ pub enum Verb {
     /// Everything lies in the data folder; a kubeconfig for its administrator is written to admin.kubeconfig there.
     /// SIGTERM and Ctrl-C stop it; pods go on running.
     Server(Server),
+    /// End all pods of a data folder whose server has stopped, and take their mounts, cgroups and links away.
+    ///
+    /// The database, images and logs stay. Run it in the network namespace in which the server ran.
+    Cleanup(Cleanup),
     /// Print the version.
     Version,
 }
@@ -46,6 +50,14 @@ pub struct Server {
     /// Address of this machine's Node; the one it would call the world from if not given.
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<std::net::Ipv4Addr>,
+}
+
+/// Options of `skerry cleanup`.
+#[derive(Clone, Debug, Args)]
+pub struct Cleanup {
+    /// The folder that the server was given.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub enum StartError {
     /// What every cluster has from the start could not be written.
     #[error("failed to write the objects every cluster has")]
     Bootstrap(#[source] apiserver::Failure),
+    /// The node could not be opened to be taken away.
+    #[error("failed to clean up the node")]
+    Node(#[source] crate::roles::node::NodeError),
     /// Another server uses the folder.
     #[error("the data folder {path} is in use by another skerry server")]
     InUse {

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Verb::Server(options) => server::run(options),
+        Verb::Cleanup(options) => server::clean_up(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

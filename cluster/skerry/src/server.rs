@@ -34,6 +34,16 @@ pub fn run(options: cli::Server) -> Result<(), StartError> {
     runtime.block_on(serve(options))
 }
 
+/// Ends what a stopped server left running.
+pub fn clean_up(options: cli::Cleanup) -> Result<(), StartError> {
+    logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Threads)?;
+    let failed = |source| StartError::Folder { path: options.data_dir.clone(), source };
+    let data = options.data_dir.canonicalize().map_err(failed)?;
+    let _lock = locked(&data)?;
+    runtime.block_on(roles::node::clean_up(&data, Arc::new(SystemClock))).map_err(StartError::Node)
+}
+
 fn logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SKERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));

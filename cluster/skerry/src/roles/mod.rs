@@ -7,7 +7,7 @@
 mod control;
 mod dns;
 mod network;
-mod node;
+pub mod node;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::Bytes;
+use base::{Bytes, Clock};
 use client::{Caches, Client};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -31,17 +31,25 @@ const MTU: u32 = 1500;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 
-/// Why a node does not run.
+/// Why a node does not run, or cannot be taken away.
 #[derive(Debug, thiserror::Error)]
-enum NodeError {
+pub enum NodeError {
+    /// The pod network.
     #[error("failed to open the pod network")]
     Network(#[source] PodNetError),
+    /// The container runtime.
     #[error("failed to open the container runtime")]
     Runtime(#[source] RuntimeError),
+    /// Volumes of pods that are gone.
+    #[error("failed to unmount the volumes of pods")]
+    Volumes(#[source] kubelet::VolumeError),
+    /// This program's own path.
     #[error("failed to find this program to run helpers with")]
     Program(#[source] std::io::Error),
+    /// The kubelet's key.
     #[error("failed to make the kubelet's certificate")]
     Certificate(#[source] pki::PkiError),
+    /// A bug.
     #[error("the thread that opened the node panicked")]
     Panicked,
 }
@@ -49,7 +57,7 @@ enum NodeError {
 /// What is opened once a node runs.
 struct Opened {
     net: Arc<PodNet>,
-    runtime: Arc<dyn Runtime>,
+    runtime: Embedded,
 }
 
 /// The node, for ever.
@@ -60,7 +68,9 @@ pub(super) fn role(parts: &Arc<Parts>, caches: &Arc<Caches>) -> BoxFuture<'stati
 
 async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
     let opening = parts.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(|_| NodeError::Panicked)??;
+    let seed = opening.rng().next_u64();
+    let opened = tokio::task::spawn_blocking(move || open(&opening.data, opening.clock.clone(), seed));
+    let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
     let options = kubelet_options(&parts, opened.net.gateway()).map_err(NodeError::Certificate)?;
     let node_user = format!("system:node:{}", parts.node_name);
@@ -75,7 +85,7 @@ async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
     };
     let dns_client = Client::new(parts.door("system:dns", ["system:masters"]));
     let kubelet = supervise::role("kubelet", || {
-        let (runtime, clock) = (opened.runtime.clone(), parts.clock.clone());
+        let (runtime, clock) = (Arc::new(opened.runtime.clone()), parts.clock.clone());
         kubelet::run(options.clone(), door.clone(), runtime, clock, parts.rng())
     });
     let proxy = supervise::role("service proxy", || {
@@ -90,31 +100,44 @@ async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Ends every pod of a data folder and takes its namespaces, mounts, cgroups and links away; images and logs stay.
+pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), NodeError> {
+    let folder = data.to_owned();
+    let opened = tokio::task::spawn_blocking(move || open(&folder, clock, 0));
+    let opened = opened.await.map_err(|_| NodeError::Panicked)??;
+    opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
+    let pods = data.join("kubelet/pods");
+    if pods.exists() {
+        kubelet::unmount_all(&pods).map_err(NodeError::Volumes)?;
+    }
+    opened.net.close().map_err(NodeError::Network)
+}
+
 /// Network first: the runtime asks for it when it adopts.
-fn open(parts: &Parts) -> Result<Opened, NodeError> {
+fn open(data: &Path, clock: Arc<dyn Clock>, seed: u64) -> Result<Opened, NodeError> {
     let options = podnet::Options {
         node_pods: net([10, 42, 0, 0], 24),
         cluster_pods: cluster_pods(),
         services: net([10, 43, 0, 0], 16),
-        directory: parts.data.join("podnet"),
+        directory: data.join("podnet"),
         mtu: MTU,
     };
     let net = Arc::new(PodNet::open(options).map_err(NodeError::Network)?);
     let keeper_socket = std::env::var_os(KEEPER_SOCKET).map(PathBuf::from);
     let runtime = Embedded::open(runtime::Options {
-        data: parts.data.clone(),
+        data: data.to_owned(),
         firmware_images: [FIRMWARE_IMAGES].iter().map(PathBuf::from).filter(|path| path.is_dir()).collect(),
         program: std::env::current_exe().map_err(NodeError::Program)?,
         helper_args: vec!["helper".into()],
         keeper_args: keeper_socket.is_none().then(|| vec!["keeper".into()]),
         keeper_socket,
-        cgroup_root: cgroup_root(&parts.data),
+        cgroup_root: cgroup_root(data),
         network: Arc::new(PodNetwork(net.clone())),
         registries: Vec::new(),
-        clock: parts.clock.clone(),
-        seed: parts.rng().next_u64(),
+        clock,
+        seed,
     });
-    Ok(Opened { net, runtime: Arc::new(runtime.map_err(NodeError::Runtime)?) })
+    Ok(Opened { net, runtime: runtime.map_err(NodeError::Runtime)? })
 }
 
 /// On a board pods have the hierarchy to themselves; elsewhere each data folder has a part of its own.
