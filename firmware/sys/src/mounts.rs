@@ -342,4 +342,23 @@ mod tests {
         let error = Tree::new("tmpfs", &[("nosuchoption", "1")], Attributes::default()).expect_err("refused");
         assert!(error.source.to_string().contains("nosuchoption"), "{}", error.source);
     }
+
+    /// Kernels before 6.5 know no other way.
+    #[test]
+    fn an_overlay_can_be_mounted_the_old_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = |name: &str| folder.path().join(name);
+        for name in ["lower", "upper", "work", "root"] {
+            fs::create_dir(inside(name)).expect("made");
+        }
+        fs::write(inside("lower/file"), "below").expect("written");
+        let text = |name: &str| inside(name).to_string_lossy().into_owned();
+        let options = format!("lowerdir={},upperdir={},workdir={}", text("lower"), text("upper"), text("work"));
+        mount_at("overlay", &inside("root"), Flags::empty(), &options).expect("mounted");
+        set_attributes(&inside("root"), Attributes::READONLY, false).expect("attributes");
+        assert_eq!(fs::read_to_string(inside("root/file")).expect("read"), "below");
+        let refused = fs::write(inside("root/new"), "x").expect_err("read-only");
+        unmount(&inside("root")).expect("unmounted");
+        assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
 }
