@@ -11,15 +11,19 @@ pub(crate) fn hostname() -> String {
     if name.is_empty() || name == "(none)" { "localhost".to_owned() } else { name }
 }
 
-/// The address from which this machine would call the world; loopback where it could not. Nothing is sent: connecting a
-/// datagram socket only asks the kernel for the route.
-pub(crate) fn address() -> Ipv4Addr {
+/// Where pods find a machine that has no network but theirs.
+const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
+
+/// The address from which this machine would call the world. Where it could not, its pods still call it: at their gateway,
+/// or at loopback if there are none. Nothing is sent: connecting a datagram socket only asks the kernel for the route.
+pub(crate) fn address(no_node: bool) -> Ipv4Addr {
     let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         socket.local_addr()
     });
     match routed.map(|address| address.ip()) {
         Ok(IpAddr::V4(address)) if !address.is_unspecified() => address,
-        _ => Ipv4Addr::LOCALHOST,
+        _ if no_node => Ipv4Addr::LOCALHOST,
+        _ => POD_GATEWAY,
     }
 }

@@ -58,7 +58,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let data = folder(&options.data_dir)?;
     let _lock = locked(&data)?;
     let node_name = options.node_name.clone().unwrap_or_else(net::hostname);
-    let node_ip = options.node_ip.unwrap_or_else(net::address);
+    let node_ip = options.node_ip.unwrap_or_else(|| net::address(options.no_node));
     let names = names(&options, &node_name, node_ip);
     let pki = Arc::new(Pki::open(&data.join("pki"), &names, clock.now()).map_err(StartError::Pki)?);
     let listening = listen(options.listen, &tls(&pki)).await.map_err(StartError::Serve)?;
