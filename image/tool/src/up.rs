@@ -238,7 +238,7 @@ pub fn write_kubeconfig(text: &str, port: u16, into: &Path) -> Result<()> {
 
 /// Asks the cluster by kubectl.
 pub fn kubectl(kubeconfig: &Path, words: &[&str]) -> Result<String> {
-    run(Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig).arg("--request-timeout=10s").args(words))
+    run(Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig).arg("--request-timeout=75s").args(words))
 }
 
 /// The first node that says it is ready.

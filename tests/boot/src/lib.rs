@@ -52,7 +52,8 @@ impl Bench {
         let board = board::read(&tree.boards(), board).expect("the board is described");
         let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
         let binaries = image::cross::build(&tree, given.as_deref()).expect("the binaries build");
-        let image = image::build::build(&tree, &board, &binaries, None).expect("the image builds");
+        let images = image::up::test_images(&tree).expect("the test images are made");
+        let image = image::build::build(&tree, &board, &binaries, Some(&images)).expect("the image builds");
         let place = Place::named(&tree, name);
         let kubeconfig = place.files.disk.with_file_name("kubeconfig");
         if let Some(left_over) = Machine::running(&place.files) {

@@ -16,6 +16,9 @@ fn boots_to_ready_and_survives_a_power_cut() {
     let (bare, ready) = (bench.hears(FIRST_LINE), bench.is_ready());
     println!("first boot: userspace after {bare:.1?}, Ready after {ready:.1?}");
     bench.kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"]);
+    bench.kubectl(&["create", "deployment", "hello", "--image=busybox:1.28", "--", "sleep", "3600"]);
+    bench.kubectl(&["wait", "--for=condition=Available", "deployment/hello", "--timeout=60s"]);
+    assert_eq!(bench.kubectl(&["exec", "deployment/hello", "--", "echo", "hello"]), "hello\n");
     bench.cut_power();
 
     bench.boot(Way::Direct);
@@ -24,6 +27,7 @@ fn boots_to_ready_and_survives_a_power_cut() {
     println!("second boot: userspace after {bare:.1?}, Ready after {ready:.1?}: {times:.1} times the bare kernel's");
     let word = bench.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"]);
     assert_eq!(word, "kept", "what was acknowledged survives a power cut");
+    bench.kubectl(&["wait", "--for=condition=Available", "deployment/hello", "--timeout=60s"]);
     bench.shut_down();
 }
 
