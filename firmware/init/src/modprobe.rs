@@ -27,7 +27,11 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let said = format!("modprobe: {}\n", chain(&error));
             // The kernel asks for much that no machine has: its log is told, the console is not.
-            let _untold = if quiet { fs::write("/dev/kmsg", format!("<6>{said}")) } else { io::stderr().write_all(said.as_bytes()) };
+            let _untold = if quiet {
+                fs::write("/dev/kmsg", format!("<6>{said}"))
+            } else {
+                io::stderr().write_all(said.as_bytes())
+            };
             ExitCode::FAILURE
         }
     }

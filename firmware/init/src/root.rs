@@ -142,7 +142,9 @@ fn settings(machine: &mut Machine) -> Result<String, Error> {
     machine.healthy = machine.board.get("healthy").map(str::to_owned);
     machine.hostname = machine.board.get("hostname").unwrap_or("skerry").to_owned();
     nix::unistd::sethostname(&machine.hostname).doing(format_args!("set the host name {}", machine.hostname))?;
-    Ok(format!("{} on {}, {} services", machine.hostname, machine.board.must("name")?, machine.services.len()))
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").doing("read this boot's number")?;
+    let (name, count) = (machine.board.must("name")?, machine.services.len());
+    Ok(format!("{} on {name}, {count} services, boot {}", machine.hostname, boot.trim()))
 }
 
 fn drivers(machine: &mut Machine) -> Result<String, Error> {

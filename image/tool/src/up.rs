@@ -197,7 +197,8 @@ fn wait_for_ready(machine: &Machine, place: &Place, port: u16, kubeconfig: &Path
                 tell(began, &format!("the API answers on port {port}; kubeconfig: {}", shown(kubeconfig)));
                 api = true;
             }
-            if api && let Some(node) = ready_node(kubeconfig) {
+            if api && let Some(node) = boot_number(&place.files.console).and_then(|boot| ready_node(kubeconfig, &boot))
+            {
                 return Ok(node);
             }
         }
@@ -241,11 +242,25 @@ pub fn kubectl(kubeconfig: &Path, words: &[&str]) -> Result<String> {
     run(Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig).arg("--request-timeout=75s").args(words))
 }
 
-/// The first node that says it is ready.
-pub fn ready_node(kubeconfig: &Path) -> Option<String> {
-    let template = "{range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}";
-    let said = kubectl(kubeconfig, &["get", "nodes", "-o", &format!("jsonpath={template}")]).ok()?;
-    said.lines().find_map(|line| line.strip_suffix("=True")).map(str::to_owned)
+/// The number of the present boot, as PID 1 tells it.
+pub fn boot_number(console: &Path) -> Option<String> {
+    let text = String::from_utf8_lossy(&fs::read(console).ok()?).into_owned();
+    let (_, after) = text.rsplit_once(" services, boot ")?;
+    after.split_whitespace().next().map(str::to_owned)
+}
+
+/// The first node that is ready in this boot: what the node said before it was switched off counts for nothing.
+pub fn ready_node(kubeconfig: &Path, boot: &str) -> Option<String> {
+    let parts = ["{.metadata.name}", "{.status.nodeInfo.bootID}", "{.status.conditions[?(@.type==\"Ready\")].status}"];
+    let template = format!("jsonpath={{range .items[*]}}{}{{\"\\n\"}}{{end}}", parts.join(" "));
+    let said = kubectl(kubeconfig, &["get", "nodes", "-o", &template]).ok()?;
+    said.lines().find_map(|line| ready_in(line, boot))
+}
+
+/// The node's name, where a line says name, this boot and True.
+fn ready_in(line: &str, boot: &str) -> Option<String> {
+    let words: Vec<&str> = line.split(' ').collect();
+    matches!(words[..], [_, of, "True"] if of == boot).then(|| words[0].to_owned())
 }
 
 /// Repeats what PID 1 said since; gives back how much of the console is heard.
@@ -302,6 +317,14 @@ mod tests {
     #[test]
     fn the_last_of_several_files_counts() {
         check("begin 4\nabc\nbegin 4\nxyz\n", Some("xyz\n"));
+    }
+
+    #[test]
+    fn a_node_that_was_ready_before_it_was_switched_off_is_not() {
+        assert_eq!(ready_in("skerry 4711 True", "4711").as_deref(), Some("skerry"));
+        assert_eq!(ready_in("skerry 4710 True", "4711"), None);
+        assert_eq!(ready_in("skerry 4711 False", "4711"), None);
+        assert_eq!(ready_in("skerry  ", ""), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use board::Board;
 use image::Tree;
 use image::build::Image;
 use image::qemu::{Files, Machine, Way, command_line};
-use image::up::{Place, handed_out, kubectl, put_image, ready_node, write_kubeconfig};
+use image::up::{Place, boot_number, handed_out, kubectl, put_image, ready_node, write_kubeconfig};
 
 /// Emulated, on two busy cores.
 const WITHIN: Duration = Duration::from_secs(150);
@@ -86,7 +86,7 @@ impl Bench {
         self.waits_for("a node that is Ready", || {
             let handed = handed_out(&self.files().kubeconfig);
             handed.is_some_and(|text| write_kubeconfig(&text, self.port, &self.kubeconfig).is_ok())
-                && ready_node(&self.kubeconfig).is_some()
+                && boot_number(&self.files().console).is_some_and(|boot| ready_node(&self.kubeconfig, &boot).is_some())
         })
     }
 
