@@ -107,6 +107,7 @@ impl Puller {
         name: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Image, OciError> {
+        let _arriving = store.arriving();
         let mirrors = self.rules.iter().filter(|rule| rule.registry == name.registry).flat_map(|rule| &rule.mirrors);
         let mut last = None;
         for mirror in mirrors {

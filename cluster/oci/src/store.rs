@@ -93,6 +93,17 @@ struct State {
     records: BTreeMap<Digest, Record>,
     next_sequence: u64,
     next_scratch: u64,
+    /// Images on their way in: their layers have no image yet.
+    arriving: usize,
+}
+
+/// An image is on its way in: while this lives, no layer is removed.
+pub(crate) struct Arriving(Store);
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.lock().arriving -= 1;
+    }
 }
 
 impl Store {
@@ -107,7 +118,7 @@ impl Store {
         let next_sequence = records.values().map(|record| record.sequence + 1).max().unwrap_or(0);
         let firmware =
             firmware.iter().map(|each| (each.clone(), read_records(&each.join("images")))).collect::<Vec<_>>();
-        let state = Mutex::new(State { records, next_sequence, next_scratch: 0 });
+        let state = Mutex::new(State { records, next_sequence, ..State::default() });
         let inner = Inner { folder: folder.to_owned(), firmware, platform: Platform::here(), state };
         Ok(Store(Arc::new(inner)))
     }
@@ -174,6 +185,7 @@ impl Store {
     /// Adds the images of an archive: a tar of an OCI layout or of `docker save`, compressed or not. Images of an
     /// archive that has no names get `names`.
     pub fn import(&self, archive: &Path, names: &[Reference]) -> Result<Vec<Image>, OciError> {
+        let _arriving = self.arriving();
         crate::archive::import(self, archive, names)
     }
 
@@ -235,9 +247,12 @@ impl Store {
         Ok(())
     }
 
-    /// Removes layers that no image uses and `in_use` does not know.
+    /// Removes layers that no image uses and `in_use` does not know; not while an image is on its way in.
     pub fn sweep(&self, in_use: &BTreeSet<PathBuf>) {
         let state = self.lock();
+        if state.arriving > 0 {
+            return;
+        }
         let used: BTreeSet<&str> =
             state.records.values().flat_map(|record| record.layers.iter().map(|layer| layer.0.hex())).collect();
         let Ok(entries) = fs::read_dir(self.0.folder.join("layers")) else { return };
@@ -254,6 +269,12 @@ impl Store {
     pub fn space(&self) -> Result<(Bytes, Bytes), OciError> {
         let (free, all) = sys::files::space(&self.0.folder)?;
         Ok((Bytes(free), Bytes(all)))
+    }
+
+    /// To be held from before the first look at a layer until the image is added.
+    pub(crate) fn arriving(&self) -> Arriving {
+        self.lock().arriving += 1;
+        Arriving(self.clone())
     }
 
     /// Whether the layer with this digest (unpacked) is there.

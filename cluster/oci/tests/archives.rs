@@ -178,3 +178,15 @@ fn a_name_moves_to_the_newest_image() {
     assert_eq!(again.find("a:1").map(|image| image.id), Some(new.id));
     assert!(again.find(old.id.hex()).expect("still there").names.is_empty());
 }
+
+#[test]
+fn layers_go_with_their_last_user() {
+    let machine = machine();
+    machine.import(&tar(&layout(&[("a:1", &here())]))).expect("read");
+    let image = machine.store.find("a:1").expect("there");
+    let in_use = [image.layers[0].clone()].into_iter().collect();
+    machine.store.remove("a:1", &in_use).expect("removed");
+    assert!(machine.store.find("a:1").is_none() && image.layers[0].exists(), "a container still has it");
+    machine.store.sweep(&Default::default());
+    assert!(!image.layers[0].exists());
+}

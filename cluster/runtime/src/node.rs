@@ -276,6 +276,8 @@ impl Node {
         for id in bare {
             let _ = self.containers.remove(&id);
         }
+        // What a pull that was cut off had unpacked goes now.
+        self.images.sweep(&found.values().flat_map(|container| container.layers.iter().cloned()).collect());
         self.lock().containers = found;
     }
 
