@@ -10,7 +10,9 @@
 pub mod cache;
 mod caches;
 pub mod door;
+pub mod https;
 mod kind;
+mod kubeconfig;
 pub mod reflector;
 pub mod run;
 mod selector;
@@ -20,5 +22,6 @@ pub use cache::{Cache, Change, Entry, Listener, Meta, Owner};
 pub use caches::Caches;
 pub use door::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};
 pub use kind::{Kind, Resource};
+pub use kubeconfig::{Kubeconfig, KubeconfigError};
 pub use selector::{Labels, Selector};
 pub use typed::{Client, ClientError, DeleteOptions};

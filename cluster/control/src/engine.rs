@@ -188,8 +188,11 @@ impl Engine {
             Err(failure) => {
                 let wait = self.queue.failed(key, at);
                 let controller = self.reconciler.about().name;
-                if failure.reason == "Conflict" {
-                    tracing::debug!(controller, %key, ?wait, %failure, "somebody else was quicker");
+                // Neither says that anything is wrong: caches lag, and namespaces are emptied under their controllers.
+                let expected =
+                    failure.reason == "Conflict" || failure.message.contains("because it is being terminated");
+                if expected {
+                    tracing::debug!(controller, %key, ?wait, %failure, "the key comes back later");
                 } else {
                     tracing::warn!(controller, %key, ?wait, %failure, "the key comes back later");
                 }

@@ -35,7 +35,7 @@ pub struct History {
 }
 
 impl History {
-    /// Looks the present template up.
+    /// Looks the present template up. `labels` are the template's: kubectl finds revisions by the owner's selector.
     pub fn of<O: Kind>(
         view: &View<'_>,
         owner: &O,

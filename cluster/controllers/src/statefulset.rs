@@ -56,7 +56,7 @@ impl Reconciler for StatefulSets {
         let Some(spec) = set.spec.clone().filter(|spec| !Selector::of(&spec.selector).is_empty()) else {
             return Outcome::none();
         };
-        let labels = spec.selector.match_labels.clone().unwrap_or_default();
+        let labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
         let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or_default();
         let history = History::of(view, &*set, &spec.template, labels, collisions);
         if let Some(write) = history.write.clone().filter(|_| !set.deleting()) {
