@@ -225,6 +225,8 @@ impl Held {
         for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
             set_nonblocking(fd, true)?;
         }
+        // It may have been sent and not been looked at yet.
+        self.take_terminal();
         self.typists.extend(stdin.filter(|_| self.stdin.is_some() || self.console.is_some()).map(File::from));
         for (slot, pipe) in [(&mut self.stdout, stdout), (&mut self.stderr, stderr)] {
             if let (Some(source), Some(pipe)) = (slot, pipe) {
