@@ -236,9 +236,15 @@ impl World {
     }
 
     pub fn start(&mut self) {
+        self.start_with(|_| ());
+    }
+
+    /// Starts a kubelet with other options.
+    pub fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new("n1", &self.dir.path().join("kubelet"), &self.dir.path().join("log"));
         options.addresses = vec!["192.168.1.2".parse().expect("an address")];
         options.machine.cpus = 2;
+        change(&mut options);
         let (api, runtime, clock) = (self.api.clone(), self.runtime.clone(), self.clock.clone());
         self.kubelet = Some(tokio::spawn(async move {
             let ended = kubelet::run(options, Arc::new(api), Arc::new(runtime), clock, Rng::new(1)).await;
