@@ -226,7 +226,10 @@ mod tests {
     #[test]
     fn a_missing_board_is_named_with_those_there_are() {
         let said = read(&ours(), "rpi9").unwrap_err().to_string();
-        assert!(said.contains("there is no board rpi9") && said.contains("qemu-arm64, rpi3, rpi4"), "{said}");
+        assert!(said.contains("there is no board rpi9"), "{said}");
+        for board in ["qemu-arm64", "rpi3", "rpi4"] {
+            assert!(said.contains(board), "{board} is not in {said}");
+        }
     }
 
     /// What a board that inherits from qemu-arm64 and says `text` is refused for.

@@ -148,7 +148,7 @@ fn lock(tree: &Tree, update: bool) -> Result<()> {
 /// The tests of every crate, then those that need an image: they take longest, and only make sense once the others pass.
 fn verify(tree: &Tree) -> Result<()> {
     host::prepare(tree)?;
-    cargo(tree, &["test", "--workspace", "--exclude", "boot", "--locked"])?;
+    cargo(tree, &["test", "--workspace", "--exclude", "boot", "--locked", "--no-fail-fast"])?;
     cargo(tree, &["test", "-p", "boot", "--locked", "--", "--nocapture"])
 }
 
