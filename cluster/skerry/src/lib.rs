@@ -1,7 +1,7 @@
 //! Every role of the cluster in one process: picks roles, makes clock and seed, wires the parts, supervises them.
 //!
-//! Start at [`server::run`], the control plane and node of `skerry server`; [`cli::Cli`] is what can be asked for. Each
-//! role is one file under `roles/` and one line in [`roles::all`].
+//! Start at [`main`], and from there at [`server::run`], the control plane and node of `skerry server`; [`cli::Cli`] is what
+//! can be asked for. Each role is one file under `roles/` and one line in [`roles::all`].
 //!
 //! Invariants:
 //! * a role that fails or panics is started again, later each time, and takes no other role with it;
@@ -17,4 +17,46 @@ pub mod roles;
 pub mod server;
 mod supervise;
 
+use std::process::ExitCode;
+
+use clap::Parser;
+
 pub use error::StartError;
+
+use crate::cli::{Cli, Verb};
+
+/// The exit code of a command that could not do what it was asked.
+const FAILED: u8 = 1;
+
+/// The program.
+pub fn main() -> ExitCode {
+    if let Some(code) = inner(std::env::args_os().skip(1)) {
+        return ExitCode::from(code);
+    }
+    let done = match Cli::parse().verb {
+        Verb::Version => {
+            println!("skerry {} (Kubernetes {}.{})", api::VERSION, api::MAJOR, api::MINOR);
+            Ok(())
+        }
+        Verb::Server(options) => server::run(options),
+        Verb::Cleanup(options) => server::clean_up(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, the whole chain.
+            eprintln!("skerry: {}", base::chain(&error));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The verbs that this program is started again with by itself; they are not for people.
+fn inner(mut words: impl Iterator<Item = std::ffi::OsString>) -> Option<u8> {
+    let code = match words.next()?.to_str()? {
+        "helper" => runtime::helper_main(words),
+        "keeper" => keeper::main(words),
+        _ => return None,
+    };
+    Some(u8::try_from(code).unwrap_or(FAILED))
+}

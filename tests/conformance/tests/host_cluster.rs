@@ -3,7 +3,6 @@
 //! Needs root (network namespaces) and, the first time, Debian's archive for the test images.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use conformance::Cluster;
@@ -16,12 +15,8 @@ fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Builds the program as it is now; cargo has nothing to do if the tests were built with it.
 fn skerry() -> PathBuf {
-    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "skerry"]).status();
-    assert!(status.expect("cargo runs").success(), "skerry is built");
-    let deps = std::env::current_exe().expect("a path");
-    deps.parent().and_then(Path::parent).expect("the target folder").join("skerry")
+    PathBuf::from(env!("CARGO_BIN_EXE_skerry-under-test"))
 }
 
 fn test_images() -> PathBuf {
