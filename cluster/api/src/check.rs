@@ -18,6 +18,8 @@ mod walk;
 #[cfg(test)]
 use scalar::canonical_time;
 
+pub(crate) use walk::zero;
+
 use serde_json::Value;
 
 use crate::kinds::Kind;

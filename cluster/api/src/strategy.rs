@@ -96,6 +96,23 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Op
     }
 }
 
+/// The fields that a write cannot change, by the names that lead to them: whoever writes them does not become their
+/// manager (upstream's `GetResetFields`).
+pub fn reset_fields(kind: &Kind, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+    match subresource {
+        None if has_status(kind) => &[&["status"]],
+        Some("finalize") => &[&["status"]],
+        Some("status") if is_custom(kind) => &[&["metadata"], &["spec"]],
+        Some("status") if kind.plural == "deployments" => &[&["spec"], &["metadata", "labels"]],
+        Some("status") if kind.plural == "pods" => {
+            &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]
+        }
+        Some("status" | "approval") => &[&["spec"]],
+        Some("ephemeralcontainers" | "resize") => &[&["metadata"], &["status"]],
+        _ => &[],
+    }
+}
+
 fn is_custom(kind: &Kind) -> bool {
     matches!(kind.ty, TypeRef::Own(_))
 }

@@ -253,7 +253,7 @@ fn is_plain(ty: &Ty) -> bool {
 }
 
 /// The zero value, as Go writes it.
-pub(super) fn zero(ty: &Ty) -> Value {
+pub(crate) fn zero(ty: &Ty) -> Value {
     match ty {
         Ty::Bool => Value::Bool(false),
         Ty::Int32 | Ty::Int64 | Ty::Double | Ty::IntOrString => 0.into(),
