@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use base::Clock;
 use bytes::Bytes;
+use client::Kubeconfig;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::connection::{BenchError, Connection};
-use crate::kubeconfig::Access;
+use crate::connection::JSON;
 use crate::table::{Sample, Table};
+use crate::{BenchError, Connection};
 
 /// How many objects a LIST returns.
 const LISTED: usize = 1000;
 const NAMESPACE: &str = "skerry-bench";
-const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 
 /// What is measured.
@@ -69,6 +69,8 @@ pub struct Load {
     pub warm_up: Duration,
     /// Rounds; the median counts.
     pub rounds: usize,
+    /// The names of the verbs to measure; all of them if there are none.
+    pub verbs: Vec<String>,
 }
 
 struct Server {
@@ -79,14 +81,15 @@ struct Server {
 }
 
 /// Drives all servers in turns.
-pub async fn compare(servers: &[Access], load: &Load, clock: Arc<dyn Clock>) -> Result<Table, BenchError> {
+pub async fn compare(servers: &[Kubeconfig], load: &Load, clock: Arc<dyn Clock>) -> Result<Table, BenchError> {
     let mut ready = Vec::new();
     for access in servers {
         ready.push(Server::prepare(access, load.clients).await?);
     }
-    let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); ready.len()]; Verb::ALL.len()];
+    let verbs: Vec<Verb> = Verb::ALL.into_iter().filter(|verb| load.measures(*verb)).collect();
+    let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); ready.len()]; verbs.len()];
     for _ in 0..load.rounds {
-        for (row, verb) in Verb::ALL.into_iter().enumerate() {
+        for (row, verb) in verbs.iter().copied().enumerate() {
             for (column, server) in ready.iter().enumerate() {
                 server.run(verb, load.warm_up, &clock).await?;
                 samples[row][column].push(server.run(verb, load.time, &clock).await?);
@@ -94,18 +97,24 @@ pub async fn compare(servers: &[Access], load: &Load, clock: Arc<dyn Clock>) -> 
         }
     }
     let medians = samples.into_iter().map(|row| row.into_iter().map(Sample::median).collect());
-    Ok(Table { rows: Verb::ALL.into_iter().zip(medians).collect() })
+    Ok(Table { clients: load.clients, rows: verbs.into_iter().zip(medians).collect() })
+}
+
+impl Load {
+    fn measures(&self, verb: Verb) -> bool {
+        self.verbs.is_empty() || self.verbs.iter().any(|name| name == verb.name())
+    }
 }
 
 impl Server {
-    async fn prepare(access: &Access, clients: usize) -> Result<Server, BenchError> {
+    async fn prepare(access: &Kubeconfig, clients: usize) -> Result<Server, BenchError> {
         let mut connections = Vec::new();
         for _ in 0..clients {
             connections.push(Connection::open(access).await?);
         }
         let mut first = Connection::open(access).await?;
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        match first.call(Method::POST, "/api/v1/namespaces", JSON, namespace.to_string().into()).await {
+        match first.post("/api/v1/namespaces", &namespace).await {
             Ok(_) => {}
             Err(BenchError::Answer { status, .. }) if status == http::StatusCode::CONFLICT => {
                 let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");

@@ -6,6 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::load::Verb;
+use crate::promise::{CREATE, DELETE, Figure, GET, LIST, PATCH, Promise, UPDATE};
+
+/// The promises are about so many.
+const CLIENTS_PROMISED: usize = 50;
 
 /// One verb on one server in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,8 +41,37 @@ impl Sample {
 /// The figures of a run: a row a verb, a sample a server.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
+    /// Clients at once.
+    pub clients: usize,
     /// The rows.
     pub rows: Vec<(Verb, Vec<Sample>)>,
+}
+
+impl Table {
+    /// The ratios that are promised, if these are as many clients as the promises are about.
+    pub fn figures(&self) -> Vec<Figure> {
+        let rows = self.rows.iter().filter(|_| self.clients == CLIENTS_PROMISED);
+        rows.filter_map(|(verb, samples)| Some(promise(*verb).is(ratio(samples)?))).collect()
+    }
+}
+
+fn promise(verb: Verb) -> &'static Promise {
+    match verb {
+        Verb::Create => &CREATE,
+        Verb::Get => &GET,
+        Verb::List => &LIST,
+        Verb::Update => &UPDATE,
+        Verb::Patch => &PATCH,
+        Verb::Delete => &DELETE,
+    }
+}
+
+/// The last server's to the first one's, if there are two.
+fn ratio(samples: &[Sample]) -> Option<f64> {
+    match samples {
+        [first, .., last] => Some(last.rate / first.rate),
+        _ => None,
+    }
 }
 
 impl fmt::Display for Table {
@@ -55,8 +88,8 @@ impl fmt::Display for Table {
                     ms(sample.p99)
                 )?;
             }
-            if let [first, .., last] = samples.as_slice() {
-                write!(out, "  ratio {:.1}", last.rate / first.rate)?;
+            if let Some(ratio) = ratio(samples) {
+                write!(out, "  ratio {ratio:.1}")?;
             }
             writeln!(out)?;
         }
@@ -77,8 +110,11 @@ mod tests {
     #[test]
     fn the_ratio_is_of_the_last_to_the_first() {
         let sample = |rate| Sample { rate, ..Sample::default() };
-        let table = Table { rows: vec![(Verb::Get, vec![sample(100.0), sample(500.0)])] };
+        let rows = vec![(Verb::Get, vec![sample(100.0), sample(500.0)])];
+        let table = Table { clients: 50, rows };
         assert!(table.to_string().ends_with("ratio 5.0\n"), "{table}");
+        assert_eq!(table.figures(), [GET.is(5.0)]);
+        assert_eq!(Table { clients: 10, ..table }.figures(), []);
     }
 
     #[test]
