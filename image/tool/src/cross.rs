@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::Tree;
 use crate::error::{Doing, Result, wrong};
-use crate::shell::{run, run_seen};
+use crate::shell::{forget_outer_cargo, run, run_seen};
 
 /// What boards run.
 pub const TARGET: &str = "aarch64-unknown-linux-musl";
@@ -36,15 +36,16 @@ pub fn build(tree: &Tree, folder: Option<&Path>) -> Result<Binaries> {
     let tools = tools(tree)?;
     let path = std::env::var("PATH").unwrap_or_default();
     let target_dir = tree.build.join("target");
-    run_seen(
-        Command::new(tools.join("cargo-zigbuild"))
-            .args(["zigbuild", "--locked", "--release", "--target", TARGET, "-p", "init", "-p", "skerry", "--bins"])
-            .current_dir(&tree.top)
-            .env("PATH", format!("{}:{path}", tools.display()))
-            .env("CARGO_TARGET_DIR", &target_dir)
-            .env("CARGO_ZIGBUILD_CACHE_DIR", tree.build.join("zig"))
-            .env_remove("RUSTFLAGS"),
-    )?;
+    let mut zigbuild = Command::new(tools.join("cargo-zigbuild"));
+    forget_outer_cargo(&mut zigbuild);
+    zigbuild
+        .args(["zigbuild", "--locked", "--release", "--target", TARGET, "-p", "init", "-p", "skerry", "--bins"])
+        .current_dir(&tree.top)
+        .env("PATH", format!("{}:{path}", tools.display()))
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_ZIGBUILD_CACHE_DIR", tree.build.join("zig"))
+        .env_remove("RUSTFLAGS");
+    run_seen(&mut zigbuild)?;
     let made = target_dir.join(TARGET).join("release");
     Ok(Binaries { init: must_exist(made.join("skerry-init"))?, skerry: must_exist(made.join("skerry"))? })
 }

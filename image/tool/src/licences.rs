@@ -3,7 +3,6 @@
 //! Start at [`add`]; [`refused`] is the allow-list that a test holds `Cargo.lock` to.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde::Deserialize;
 
@@ -11,7 +10,7 @@ use crate::Tree;
 use crate::error::{Result, wrong};
 use crate::packages::Unpacked;
 use crate::root::{Entry, Root};
-use crate::shell::run;
+use crate::shell::{cargo, run};
 
 /// Where it stands in the root.
 const FOLDER: &str = "usr/share/licences";
@@ -52,8 +51,7 @@ struct Metadata {
 
 /// Every crate that `Cargo.lock` names.
 pub fn crates(tree: &Tree) -> Result<Vec<Crate>> {
-    let text =
-        run(Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]).current_dir(&tree.top))?;
+    let text = run(cargo().args(["metadata", "--format-version", "1", "--locked"]).current_dir(&tree.top))?;
     let metadata: Metadata = serde_json::from_str(&text)
         .map_err(|error| wrong(format_args!("cargo's metadata is not understood: {error}")))?;
     Ok(metadata.packages)

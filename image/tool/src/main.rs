@@ -153,6 +153,6 @@ fn verify(tree: &Tree) -> Result<()> {
 }
 
 fn cargo(tree: &Tree, words: &[&str]) -> Result<()> {
-    let status = Command::new("cargo").args(words).current_dir(&tree.top).status().doing("run cargo")?;
+    let status = shell::cargo().args(words).current_dir(&tree.top).status().doing("run cargo")?;
     if status.success() { Ok(()) } else { Err(wrong(format_args!("cargo {} failed: {status}", words.join(" ")))) }
 }

@@ -36,6 +36,24 @@ pub fn run_seen(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Error::Program { program: name(command), said: status.to_string() }) }
 }
 
+/// Cargo, for a build that is the same whoever starts it.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    forget_outer_cargo(&mut command);
+    command
+}
+
+/// Keeps from a program what the cargo that runs us says of our package. Build scripts ask for the same names of their own
+/// package (ring's does), so a cargo that inherits ours takes them for changed and builds half of everything again.
+pub fn forget_outer_cargo(command: &mut Command) {
+    const ABOUT_US: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"];
+    for (name, _) in std::env::vars_os() {
+        if ABOUT_US.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// A tool of the distribution: reproducible where it can be told to, and found beyond the user's PATH.
 pub fn tool(program: &str) -> Command {
     let mut command = Command::new(find(program).unwrap_or_else(|| program.into()));
@@ -73,6 +91,16 @@ mod tests {
     fn a_failure_says_which_program_and_what_it_said() {
         let error = run(Command::new("sh").args(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.starts_with("sh -c") && error.contains("broken") && error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn an_inner_cargo_hears_nothing_of_our_package() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo runs this test");
+        let heard = run(Command::new("env").env("CARGO_PKG_NAME", "kept")).unwrap();
+        assert!(heard.contains("CARGO_PKG_NAME=kept"));
+        let mut command = Command::new("env");
+        forget_outer_cargo(&mut command);
+        assert!(!run(&mut command).unwrap().contains("CARGO_PKG_"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::error::{Doing, Result, wrong};
 use crate::host::{self, folder};
 use crate::layout::SECTOR;
 use crate::qemu::{Files, Machine, Way, command_line};
-use crate::shell::run;
+use crate::shell::{cargo, run};
 use crate::{Tree, cross};
 
 /// Emulated and on a busy machine, a first boot takes a minute; more means that something is broken.
@@ -79,7 +79,7 @@ pub fn test_images(tree: &Tree) -> Result<PathBuf> {
     if !is_newer(&archive, &tree.top.join("tests/images")) {
         let _stale = fs::remove_file(&archive);
         let words = ["run", "--quiet", "--locked", "--package", "images", "--", "arm64"];
-        run(Command::new("cargo").args(words).arg(&archive).current_dir(&tree.top))?;
+        run(cargo().args(words).arg(&archive).current_dir(&tree.top))?;
     }
     Ok(made)
 }
