@@ -84,7 +84,7 @@ impl Note {
 
 /// Who tells, and what was told before.
 pub struct Recorder {
-    component: &'static str,
+    component: String,
     known: BTreeMap<(String, &'static str, String), Told>,
     order: VecDeque<(String, &'static str, String)>,
     tokens: BTreeMap<String, (u32, Timestamp)>,
@@ -97,8 +97,13 @@ struct Told {
 
 impl Recorder {
     /// Tells in the name of `component`.
-    pub fn new(component: &'static str) -> Recorder {
-        Recorder { component, known: BTreeMap::new(), order: VecDeque::new(), tokens: BTreeMap::new() }
+    pub fn new(component: &str) -> Recorder {
+        Recorder {
+            component: component.to_owned(),
+            known: BTreeMap::new(),
+            order: VecDeque::new(),
+            tokens: BTreeMap::new(),
+        }
     }
 
     /// The write that records the note; `None` if this object is talked about too much.

@@ -164,6 +164,8 @@ impl Write {
     pub fn target(&self) -> (http::Method, String) {
         let object = || self.resource.path(&self.namespace, &self.name, self.subresource);
         match self.verb {
+            // A pod's binding and its like are created below the object.
+            Verb::Create if !self.subresource.is_empty() => (http::Method::POST, object()),
             Verb::Create => (http::Method::POST, self.resource.within(&self.namespace).path()),
             Verb::Update => (http::Method::PUT, object()),
             Verb::Patch(_) => (http::Method::PATCH, object()),

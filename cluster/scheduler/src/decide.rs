@@ -3,16 +3,14 @@
 //! Start at [`decide`].
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::place::{Placement, place};
+use crate::preempt::{Preemption, preempt};
 use crate::snapshot::{PodInfo, Snapshot, has_ended};
-
-/// Pods that were bound and that the cache may not have seen bound yet: node by uid.
-pub type Assumed = BTreeMap<String, String>;
 
 /// What to do about one pod.
 #[derive(Clone, Debug)]
@@ -24,7 +22,7 @@ pub enum Decision {
         /// The node.
         node: String,
     },
-    /// Tell why it cannot be.
+    /// Tell why it cannot be, and perhaps make room.
     Explain {
         /// The pod.
         pod: Arc<Pod>,
@@ -32,59 +30,85 @@ pub enum Decision {
         reason: &'static str,
         /// In words.
         message: String,
+        /// What happens to the room that is, or was, made for it.
+        room: Room,
     },
 }
 
-/// Decides about every pod of `scheduler` that has no node, the highest priority first, then the oldest. Forgets of
-/// `assumed` what the pods themselves show by now.
-pub fn decide(
-    nodes: &[Arc<Node>],
-    pods: &[Arc<Pod>],
-    namespaces: &[Arc<Namespace>],
-    scheduler: &str,
-    assumed: &mut Assumed,
-) -> Vec<Decision> {
-    let mut waiting: Vec<&Arc<Pod>> = pods.iter().filter(|pod| waits_for(pod, scheduler)).collect();
-    let unseen: BTreeMap<String, &Arc<Pod>> = waiting.iter().map(|pod| (uid(pod), *pod)).collect();
-    assumed.retain(|uid, _| unseen.contains_key(uid));
-    if waiting.iter().all(|pod| assumed.contains_key(&uid(pod))) {
-        return Vec::new();
-    }
-    let mut snapshot = Snapshot::new(nodes, pods, namespaces);
-    for (uid, node) in assumed.iter() {
-        snapshot.assume(node, PodInfo::new(unseen[uid].clone()));
-    }
-    waiting.retain(|pod| !assumed.contains_key(&uid(pod)));
-    waiting.sort_by_key(|pod| order(pod));
-    waiting.into_iter().map(|pod| decide_one(&mut snapshot, pod)).collect()
+/// What a pod that finds no place does to others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Room {
+    /// Nothing new.
+    Unchanged,
+    /// Others go for it.
+    Make(Preemption),
+    /// Nobody goes for it, nor is any room kept.
+    Forget,
 }
 
-fn decide_one(snapshot: &mut Snapshot, pod: &Arc<Pod>) -> Decision {
-    let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_deref()).unwrap_or_default();
-    if !gates.is_empty() {
+/// Decides about pods that wait, the highest priority first, then the oldest. Each that is placed counts for the next; one
+/// that waits for its victims to go keeps their room from those behind it.
+pub fn decide(
+    snapshot: &mut Snapshot,
+    mut waiting: Vec<Arc<Pod>>,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Vec<Decision> {
+    waiting.sort_by_cached_key(|pod| order(pod));
+    waiting.iter().map(|pod| decide_one(snapshot, pod, budgets)).collect()
+}
+
+fn decide_one(snapshot: &mut Snapshot, pod: &Arc<Pod>, budgets: &[Arc<PodDisruptionBudget>]) -> Decision {
+    if is_gated(pod) {
         let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-        return Decision::Explain { pod: pod.clone(), reason: "SchedulingGated", message };
+        return Decision::Explain { pod: pod.clone(), reason: "SchedulingGated", message, room: Room::Unchanged };
     }
     let info = PodInfo::new(pod.clone());
-    match place(snapshot, &info) {
+    let nowhere = place(snapshot, &info);
+    let message = nowhere.to_string();
+    let objections = match nowhere {
         Placement::Node(node) => {
-            snapshot.assume(&node, info);
-            Decision::Bind { pod: pod.clone(), node }
+            snapshot.place(&node, Arc::new(info));
+            return Decision::Bind { pod: pod.clone(), node };
         }
-        nowhere => Decision::Explain { pod: pod.clone(), reason: "Unschedulable", message: nowhere.to_string() },
+        Placement::Nowhere(objections) => objections,
+    };
+    if objections.is_empty() {
+        return explain(pod, message, Room::Unchanged);
+    }
+    match preempt(snapshot, &info, &objections, budgets) {
+        Ok(found) => {
+            snapshot.place(&found.node, Arc::new(info));
+            explain(pod, message, Room::Make(found))
+        }
+        Err(refusal) if refusal.keeps_room => {
+            if let Some(node) = nominated(pod) {
+                snapshot.place(node, Arc::new(info));
+            }
+            explain(pod, format!("{message} {}", refusal.words), Room::Unchanged)
+        }
+        Err(refusal) => explain(pod, format!("{message} {}", refusal.words), Room::Forget),
     }
 }
 
-fn waits_for(pod: &Pod, scheduler: &str) -> bool {
+fn explain(pod: &Arc<Pod>, message: String, room: Room) -> Decision {
+    Decision::Explain { pod: pod.clone(), reason: "Unschedulable", message, room }
+}
+
+/// The node on which room is being made for a pod.
+pub(crate) fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+fn is_gated(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty())
+}
+
+/// Whether a pod waits for this scheduler.
+pub(crate) fn waits_for(pod: &Pod, scheduler: &str) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let ours = spec.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler;
     let bound = spec.node_name.as_deref().is_some_and(|name| !name.is_empty());
     ours && !bound && !has_ended(pod) && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// A pod's uid.
-pub(crate) fn uid(pod: &Pod) -> String {
-    pod.metadata.uid.clone().unwrap_or_default()
 }
 
 fn order(pod: &Pod) -> (Reverse<i32>, Option<String>, Option<String>, Option<String>) {
@@ -96,6 +120,7 @@ fn order(pod: &Pod) -> (Reverse<i32>, Option<String>, Option<String>, Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Node;
     use serde_json::json;
 
     fn node() -> Arc<Node> {
@@ -111,35 +136,52 @@ mod tests {
         Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).expect("a pod"))
     }
 
+    fn name(pod: &Pod) -> String {
+        pod.metadata.name.clone().unwrap_or_default()
+    }
+
     #[track_caller]
-    fn check(pods: &[Arc<Pod>], assumed: &[&str], expected: &str) {
-        let mut assumed = assumed.iter().map(|uid| ((*uid).to_owned(), "a".to_owned())).collect();
-        let decisions = decide(&[node()], pods, &[], "default-scheduler", &mut assumed);
+    fn check(bound: &[Arc<Pod>], waiting: &[Arc<Pod>], expected: &str) {
+        let mut snapshot = Snapshot::new(&[node()], bound, &[]);
+        let decisions = decide(&mut snapshot, waiting.to_vec(), &[]);
         let word = |decision: &Decision| match decision {
-            Decision::Bind { pod, node } => format!("{}>{node}", uid(pod)),
-            Decision::Explain { pod, reason, .. } => format!("{}!{reason}", uid(pod)),
+            Decision::Bind { pod, node } => format!("{}>{node}", name(pod)),
+            Decision::Explain { pod, reason, room: Room::Make(found), .. } => {
+                let victims = found.victims.iter().map(|pod| format!("-{}", name(pod)));
+                format!("{}!{reason}{}", name(pod), victims.collect::<String>())
+            }
+            Decision::Explain { pod, reason, .. } => format!("{}!{reason}", name(pod)),
         };
         assert_eq!(decisions.iter().map(word).collect::<Vec<_>>().join(" "), expected);
     }
 
     #[test]
     fn the_more_important_goes_first_and_counts_for_the_next() {
-        check(&[pod("low", 0, json!({})), pod("high", 9, json!({}))], &[], "high>a low!Unschedulable");
+        check(&[], &[pod("low", 0, json!({})), pod("high", 9, json!({}))], "high>a low!Unschedulable");
     }
 
     #[test]
-    fn what_was_bound_counts_before_the_cache_shows_it() {
-        check(&[pod("x", 0, json!({})), pod("y", 0, json!({}))], &["x"], "y!Unschedulable");
+    fn room_that_is_made_is_kept() {
+        let bound = pod("x", 0, json!({"nodeName": "a"}));
+        check(
+            &[bound],
+            &[pod("high", 9, json!({})), pod("next", 8, json!({}))],
+            "high!Unschedulable-x next!Unschedulable",
+        );
     }
 
     #[test]
-    fn an_assumption_is_dropped_once_the_pod_is_gone_or_bound() {
-        check(&[pod("y", 0, json!({}))], &["x"], "y>a");
+    fn a_pod_with_gates_waits_for_them() {
+        check(&[], &[pod("x", 0, json!({"schedulingGates": [{"name": "g"}]}))], "x!SchedulingGated");
     }
 
     #[test]
-    fn others_pods_and_gated_ones_are_left_alone() {
-        check(&[pod("x", 0, json!({"schedulerName": "mine"}))], &[], "");
-        check(&[pod("x", 0, json!({"schedulingGates": [{"name": "g"}]}))], &[], "x!SchedulingGated");
+    fn the_message_is_upstreams() {
+        let decisions =
+            decide(&mut Snapshot::new(&[node()], &[], &[]), vec![pod("x", 0, json!({})), pod("y", 0, json!({}))], &[]);
+        let Decision::Explain { message, .. } = &decisions[1] else { panic!("y has a place") };
+        let wanted = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                      1 No preemption victims found for incoming pod.";
+        assert_eq!(message, wanted);
     }
 }

@@ -1,15 +1,17 @@
 //! Why a pod cannot be on a node.
 //!
-//! Start at [`check`]: the filters in order, the first that objects is heard.
+//! Start at [`Question::check`]: the filters in order, the first that objects is heard.
+//!
+//! What concerns the whole cluster is read once for a pod, in [`Question::new`]; a filter then looks at one node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use client::Selector;
-use k8s_openapi::api::core::v1::{Taint, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::affinity::{neighbours, node_matches, required_affinity, required_anti_affinity, term_matches, tolerates};
+use crate::affinity::{Domains, Term, node_matches, required_affinity, required_anti_affinity, tolerates};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::spread::Spread;
 
 /// Why not, in upstream's words: `kubectl describe pod` shows them, and people search for them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +47,21 @@ pub enum Reason {
     SpreadLabel,
 }
 
+impl Reason {
+    /// Whether taking pods away from the node could help.
+    pub fn yields_to_preemption(&self) -> bool {
+        !matches!(
+            self,
+            Reason::NodeName
+                | Reason::Unschedulable
+                | Reason::Taint { .. }
+                | Reason::NodeAffinity
+                | Reason::PodAffinity
+                | Reason::SpreadLabel
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -66,147 +83,156 @@ impl fmt::Display for Reason {
     }
 }
 
-type Filter = fn(&PodInfo, &NodeInfo, &Snapshot) -> Vec<Reason>;
+type Filter = fn(&Question<'_>, &NodeInfo) -> Vec<Reason>;
 
 /// The filters in upstream's order: cheap ones first.
 const FILTERS: [Filter; 8] = [unschedulable, node_name, taints, node_affinity, ports, resources, spread, pod_affinity];
 
-/// What the first filter that objects says; nothing if the pod can be there.
-pub(crate) fn check(pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> Vec<Reason> {
-    FILTERS.iter().map(|filter| filter(pod, node, snapshot)).find(|reasons| !reasons.is_empty()).unwrap_or_default()
+/// A pod that looks for a node, with what the cluster as a whole means for it.
+pub(crate) struct Question<'a> {
+    /// The pod.
+    pub(crate) pod: &'a PodInfo,
+    tolerations: &'a [Toleration],
+    /// Hard constraints.
+    spread: Vec<Spread<'a>>,
+    /// Domains, as label and value, out of which pods that are there keep it.
+    forbidden: BTreeSet<(String, String)>,
+    /// Its own anti-affinity: the label, and the pods in each of its domains.
+    apart: Vec<(&'a str, Domains)>,
+    /// Its own affinity.
+    together: Vec<(&'a str, Domains)>,
+    /// The first of a group that wants to be together has nobody to be with: it may go anywhere that has the labels.
+    is_first: bool,
+}
+
+impl<'a> Question<'a> {
+    /// Reads the cluster for this pod.
+    pub(crate) fn new(pod: &'a PodInfo, snapshot: &Snapshot) -> Question<'a> {
+        let terms = |terms: &'a [_]| terms.iter().map(|term| Term::new(term, &pod.pod)).collect::<Vec<_>>();
+        let read = |terms: &[Term<'a>]| terms.iter().map(|term| (term.key, term.domains(snapshot))).collect::<Vec<_>>();
+        let affine = terms(required_affinity(&pod.pod));
+        let together = read(&affine);
+        let is_first = !affine.is_empty()
+            && affine.iter().all(|term| term.matches(&pod.pod, snapshot))
+            && together.iter().all(|(_, domains)| domains.is_empty());
+        Question {
+            tolerations: tolerations(pod),
+            spread: Spread::read(pod, snapshot, "DoNotSchedule"),
+            forbidden: forbidden(pod, snapshot),
+            apart: read(&terms(required_anti_affinity(&pod.pod))),
+            together,
+            is_first,
+            pod,
+        }
+    }
+
+    /// What the first filter that objects says; nothing if the pod can be there.
+    pub(crate) fn check(&self, node: &NodeInfo) -> Vec<Reason> {
+        FILTERS.iter().map(|filter| filter(self, node)).find(|reasons| !reasons.is_empty()).unwrap_or_default()
+    }
+}
+
+/// The pod's tolerations.
+pub(crate) fn tolerations(pod: &PodInfo) -> &[Toleration] {
+    pod.pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
+}
+
+/// The first taint of a node that keeps a pod away.
+pub(crate) fn untolerated<'a>(tolerations: &[Toleration], node: &'a NodeInfo) -> Option<&'a Taint> {
+    let taints = node.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let mut binding = taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    binding.find(|taint| !tolerates(tolerations, taint))
+}
+
+fn forbidden(pod: &PodInfo, snapshot: &Snapshot) -> BTreeSet<(String, String)> {
+    let mut forbidden = BTreeSet::new();
+    for (node, other) in snapshot.pods_with_terms() {
+        for term in required_anti_affinity(&other.pod) {
+            if let Some(domain) = node.label(&term.topology_key)
+                && Term::new(term, &other.pod).matches(&pod.pod, snapshot)
+            {
+                forbidden.insert((term.topology_key.clone(), domain.to_owned()));
+            }
+        }
+    }
+    forbidden
 }
 
 fn when(objection: bool, reason: Reason) -> Vec<Reason> {
     if objection { vec![reason] } else { Vec::new() }
 }
 
-fn unschedulable(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
-    let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
+fn unschedulable(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    if node.node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true) {
+        return Vec::new();
+    }
     let taint =
         Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-    let tolerations = pod.pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    when(cordoned && !tolerates(tolerations, &taint), Reason::Unschedulable)
+    when(!tolerates(question.tolerations, &taint), Reason::Unschedulable)
 }
 
-fn node_name(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
-    when(pod.node_name().is_some_and(|name| node.node.metadata.name.as_deref() != Some(name)), Reason::NodeName)
+fn node_name(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    when(question.pod.node_name().is_some_and(|name| node.name != name), Reason::NodeName)
 }
 
-fn taints(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
-    let tolerations = pod.pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let taints = node.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let binding = taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
-    let untolerated = binding.filter(|taint| !tolerates(tolerations, taint)).take(1);
-    untolerated
-        .map(|taint| Reason::Taint { key: taint.key.clone(), value: taint.value.clone().unwrap_or_default() })
-        .collect()
+fn taints(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    let reason =
+        |taint: &Taint| Reason::Taint { key: taint.key.clone(), value: taint.value.clone().unwrap_or_default() };
+    untolerated(question.tolerations, node).map(reason).into_iter().collect()
 }
 
-fn node_affinity(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
-    when(!node_matches(&pod.pod, node), Reason::NodeAffinity)
+fn node_affinity(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    when(!node_matches(&question.pod.pod, node), Reason::NodeAffinity)
 }
 
-fn ports(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
+fn ports(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
     let any = "0.0.0.0";
     let clash = |mine: &(String, String, i32), other: &(String, String, i32)| {
         let addresses = mine.1 == other.1 || mine.1 == any || other.1 == any;
         addresses && mine.0 == other.0 && mine.2 == other.2
     };
-    let taken =
-        pod.ports.iter().any(|mine| node.pods.iter().flat_map(|each| &each.ports).any(|other| clash(mine, other)));
+    let mut mine = question.pod.ports.iter();
+    let taken = mine.any(|mine| node.pods.iter().flat_map(|each| &each.ports).any(|other| clash(mine, other)));
     when(taken, Reason::Ports)
 }
 
-fn resources(pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> Vec<Reason> {
+fn resources(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    if node.allocatable.0.contains_key("pods") && node.pods.len() as i64 >= node.allocatable.get("pods") {
+    if node.allocatable.others.get("pods").is_some_and(|most| node.pods.len() as i64 >= *most) {
         reasons.push(Reason::TooManyPods);
     }
-    for (name, asked) in &pod.request.0 {
-        let free = node.allocatable.get(name) - node.requested.get(name);
-        if *asked > 0 && *asked > free {
-            reasons.push(Reason::Insufficient(name.clone()));
+    let (asked, has, used) = (&question.pod.request, &node.allocatable, &node.requested);
+    let mut need = |name: &str, asked: i64, free: i64| {
+        if asked > 0 && asked > free {
+            reasons.push(Reason::Insufficient(name.to_owned()));
         }
+    };
+    need("cpu", asked.milli_cpu, has.milli_cpu - used.milli_cpu);
+    need("memory", asked.memory, has.memory - used.memory);
+    need("ephemeral-storage", asked.storage, has.storage - used.storage);
+    for (name, amount) in &asked.others {
+        need(name, *amount, has.get(name) - used.get(name));
     }
     reasons
 }
 
-fn pod_affinity(pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> Vec<Reason> {
-    let existing = snapshot.pods().any(|(other_node, other)| {
-        required_anti_affinity(&other.pod).iter().any(|term| {
-            let same = node
-                .label(&term.topology_key)
-                .is_some_and(|domain| other_node.label(&term.topology_key) == Some(domain));
-            same && term_matches(term, &other.pod, &pod.pod, snapshot)
-        })
-    });
-    if existing {
+fn spread(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    question.spread.iter().find_map(|each| each.objection(node)).into_iter().collect()
+}
+
+fn pod_affinity(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    let count = |(key, domains): &(&str, Domains)| {
+        let domain = node.label(key);
+        domain.and_then(|domain| domains.get(domain)).copied().unwrap_or_default()
+    };
+    let is_here = |(key, value): &(String, String)| node.label(key) == Some(value);
+    if question.forbidden.iter().any(is_here) {
         return vec![Reason::ExistingAntiAffinity];
     }
-    if required_anti_affinity(&pod.pod).iter().any(|term| neighbours(term, pod, node, snapshot) > 0) {
+    if question.apart.iter().any(|term| count(term) > 0) {
         return vec![Reason::PodAntiAffinity];
     }
-    let terms = required_affinity(&pod.pod);
-    if terms.iter().all(|term| neighbours(term, pod, node, snapshot) > 0) {
-        return Vec::new();
-    }
-    // The first of a group that wants to be together has nobody to be with: it may go anywhere that has the labels.
-    let first = terms.iter().all(|term| {
-        let nobody = !snapshot.pods().any(|(_, other)| term_matches(term, &pod.pod, &other.pod, snapshot));
-        nobody && term_matches(term, &pod.pod, &pod.pod, snapshot) && node.label(&term.topology_key).is_some()
-    });
-    when(!first, Reason::PodAffinity)
-}
-
-fn spread(pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> Vec<Reason> {
-    let constraints = pod.pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref());
-    let hard = constraints.unwrap_or_default().iter().filter(|each| each.when_unsatisfiable == "DoNotSchedule");
-    hard.filter_map(|constraint| spread_objection(constraint, pod, node, snapshot)).take(1).collect()
-}
-
-fn spread_objection(
-    constraint: &TopologySpreadConstraint,
-    pod: &PodInfo,
-    node: &NodeInfo,
-    snapshot: &Snapshot,
-) -> Option<Reason> {
-    let Some(domain) = node.label(&constraint.topology_key) else { return Some(Reason::SpreadLabel) };
-    let counts = spread_counts(constraint, pod, snapshot);
-    let domains = counts.len() as i32;
-    let enough_domains = constraint.min_domains.is_none_or(|least| domains >= least);
-    let least = if enough_domains { counts.values().min().copied().unwrap_or_default() } else { 0 };
-    let here = counts.get(domain).copied().unwrap_or_default() + i32::from(spread_selects(constraint, pod, pod));
-    (here - least > constraint.max_skew).then_some(Reason::Spread)
-}
-
-/// How many pods that the constraint counts are in each topology domain that the pod could be in.
-pub(crate) fn spread_counts(
-    constraint: &TopologySpreadConstraint,
-    pod: &PodInfo,
-    snapshot: &Snapshot,
-) -> BTreeMap<String, i32> {
-    let honour_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
-    let honour_taints = constraint.node_taints_policy.as_deref() == Some("Honor");
-    let mut counts = BTreeMap::new();
-    for node in snapshot.nodes.values() {
-        let Some(domain) = node.label(&constraint.topology_key) else { continue };
-        let excluded = (honour_affinity && !node_matches(&pod.pod, node))
-            || (honour_taints && !taints(pod, node, snapshot).is_empty());
-        if !excluded {
-            let counted = node.pods.iter().filter(|other| spread_selects(constraint, pod, other)).count();
-            *counts.entry(domain.to_owned()).or_default() += counted as i32;
-        }
-    }
-    counts
-}
-
-fn spread_selects(constraint: &TopologySpreadConstraint, owner: &PodInfo, candidate: &PodInfo) -> bool {
-    let none = BTreeMap::new();
-    let labels = candidate.pod.metadata.labels.as_ref().unwrap_or(&none);
-    let own = owner.pod.metadata.labels.as_ref().unwrap_or(&none);
-    let keys: BTreeSet<&String> = constraint.match_label_keys.iter().flatten().collect();
-    candidate.pod.metadata.namespace == owner.pod.metadata.namespace
-        && candidate.pod.metadata.deletion_timestamp.is_none()
-        && constraint.label_selector.as_ref().is_some_and(|selector| Selector::of(selector).matches(labels))
-        && keys.iter().all(|key| own.get(*key).is_none_or(|value| labels.get(*key) == Some(value)))
+    let together = question.together.iter().all(|term| count(term) > 0);
+    let first = question.is_first && question.together.iter().all(|(key, _)| node.label(key).is_some());
+    when(!together && !first, Reason::PodAffinity)
 }

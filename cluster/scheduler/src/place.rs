@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::filter::{Reason, check};
-use crate::score::{by_name, scores, taste};
+use crate::filter::{Question, Reason};
+use crate::score::{scores, taste};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 /// Where a pod goes.
@@ -14,40 +14,43 @@ use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 pub enum Placement {
     /// To this node.
     Node(String),
-    /// Nowhere: how many nodes there are, and how many object for each reason.
-    Nowhere {
-        /// All nodes.
-        nodes: usize,
-        /// Objections; a node may have several.
-        reasons: BTreeMap<Reason, usize>,
-    },
+    /// Nowhere: what each node objects; a node may have several reasons.
+    Nowhere(BTreeMap<String, Vec<Reason>>),
 }
 
 /// Finds the best node for a pod that has none.
 pub fn place(snapshot: &Snapshot, pod: &PodInfo) -> Placement {
-    let mut reasons = BTreeMap::new();
+    let question = Question::new(pod, snapshot);
+    let mut objections = BTreeMap::new();
     let mut able: Vec<&NodeInfo> = Vec::new();
     for node in snapshot.nodes.values() {
-        let objections = check(pod, node, snapshot);
-        if objections.is_empty() {
+        let reasons = question.check(node);
+        if reasons.is_empty() {
             able.push(node);
-        }
-        for reason in objections {
-            *reasons.entry(reason).or_default() += 1;
+        } else {
+            objections.insert(node.name.clone(), reasons);
         }
     }
+    match best(&able, pod, snapshot) {
+        Some(node) => Placement::Node(node.name.clone()),
+        None => Placement::Nowhere(objections),
+    }
+}
+
+fn best<'a>(able: &[&'a NodeInfo], pod: &PodInfo, snapshot: &Snapshot) -> Option<&'a NodeInfo> {
     // Most pods of small clusters have one node to go to: scoring one is idle work.
-    let best = match able.as_slice() {
-        [only] => only.node.metadata.name.clone(),
-        several => {
-            let scores = by_name(several, &scores(pod, several, snapshot));
-            scores.into_iter().max_by_key(|(name, score)| (*score, taste(pod, name))).map(|(name, _)| name)
-        }
-    };
-    match best {
-        Some(name) => Placement::Node(name),
-        None => Placement::Nowhere { nodes: snapshot.nodes.len(), reasons },
+    if let [only] = able {
+        return Some(only);
     }
+    // Where the victims of a pod were, it goes, if it can.
+    let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    if let Some(node) = able.iter().find(|node| Some(node.name.as_str()) == nominated) {
+        return Some(node);
+    }
+    let scores = scores(pod, able, snapshot);
+    let high = scores.iter().max()?;
+    let tied = able.iter().zip(&scores).filter(|(_, score)| *score == high);
+    tied.map(|(node, _)| *node).max_by_key(|node| taste(pod, &node.name))
 }
 
 /// In upstream's words: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
@@ -55,15 +58,24 @@ impl fmt::Display for Placement {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Placement::Node(name) => write!(out, "{name}"),
-            Placement::Nowhere { nodes: 0, .. } => write!(out, "no nodes available to schedule pods"),
-            Placement::Nowhere { nodes, reasons } => {
-                let mut words: Vec<String> =
-                    reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-                words.sort();
-                write!(out, "0/{nodes} nodes are available: {}.", words.join(", "))
+            Placement::Nowhere(objections) if objections.is_empty() => {
+                write!(out, "no nodes available to schedule pods")
+            }
+            Placement::Nowhere(objections) => {
+                let reasons = objections.values().flatten().map(ToString::to_string);
+                write!(out, "{}", available(objections.len(), reasons))
             }
         }
     }
+}
+
+/// Counts what the nodes say, in the order of the words, as upstream does.
+pub(crate) fn available(nodes: usize, reasons: impl Iterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    reasons.for_each(|reason| *counts.entry(reason).or_default() += 1);
+    let mut words: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    words.sort();
+    format!("0/{nodes} nodes are available: {}.", words.join(", "))
 }
 
 #[cfg(test)]
@@ -212,6 +224,64 @@ mod tests {
     #[test]
     fn the_first_of_a_group_may_go_anywhere() {
         check(&[node("a", json!({}))], &[], affinity("podAffinity", "new"), "a");
+    }
+
+    #[test]
+    fn preferred_neighbours_draw_and_repel() {
+        let nodes = [node("a", json!({})), node("b", json!({}))];
+        let prefer = |kind: &str| {
+            json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm":
+                {"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}}]}}})
+        };
+        check(&nodes, &[on("x", "a", json!({}))], prefer("podAffinity"), "a");
+        check(&nodes, &[on("x", "b", json!({}))], prefer("podAffinity"), "b");
+        check(&nodes, &[on("x", "a", json!({}))], prefer("podAntiAffinity"), "b");
+        check(&nodes, &[on("x", "b", json!({}))], prefer("podAntiAffinity"), "a");
+    }
+
+    #[test]
+    fn preferred_nodes_win() {
+        let nodes = [node("a", json!({})), node("b", json!({"metadata": {"labels": {"disk": "ssd"}}}))];
+        let term = json!({"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}});
+        let spec = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}});
+        check(&nodes, &[], spec, "b");
+    }
+
+    #[test]
+    fn soft_spread_goes_where_fewer_are() {
+        let nodes = [node("a", json!({})), node("b", json!({})), node("c", json!({}))];
+        let spec = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"tier": "web"}}}]});
+        let bound = ["a", "c"].map(|node| {
+            let mut pod = (*on(&format!("x{node}"), node, json!({}))).clone();
+            pod.metadata.labels = Some([("tier".to_owned(), "web".to_owned())].into());
+            Arc::new(pod)
+        });
+        check(&nodes, &bound, spec, "b");
+    }
+
+    #[test]
+    fn goes_where_its_large_image_is() {
+        let images = json!({"status": {"images": [{"names": ["big:latest"], "sizeBytes": 2_000_000_000}]}});
+        let spec = json!({"containers": [{"name": "c", "image": "big"}]});
+        check(&[node("a", json!({})), node("b", images.clone())], &[], spec.clone(), "b");
+        check(&[node("a", images), node("b", json!({}))], &[], spec, "a");
+    }
+
+    #[test]
+    fn balances_processor_and_memory() {
+        let ask = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "500m", "memory": "1Mi"}}}]});
+        let memory =
+            json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1m", "memory": "512Mi"}}}]});
+        check(&[node("a", json!({})), node("b", json!({}))], &[on("x", "a", cpu("1")), on("y", "b", memory)], ask, "b");
+    }
+
+    #[test]
+    fn a_nominated_node_is_taken_if_it_can_be() {
+        let mut info = (*pod("new", json!({}))).clone();
+        info.status = serde_json::from_value(json!({"nominatedNodeName": "a"})).expect("a status");
+        let snapshot = Snapshot::new(&[node("a", json!({})), node("b", json!({}))], &[on("x", "a", cpu("1"))], &[]);
+        assert_eq!(place(&snapshot, &PodInfo::new(Arc::new(info))).to_string(), "a");
     }
 
     #[test]

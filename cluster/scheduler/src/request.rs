@@ -10,9 +10,18 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
-/// Amounts by resource name: `cpu` in thousandths of a core, everything else in its own unit (bytes, pieces).
+/// Amounts: of the three resources that nearly every pod asks for, and of any others by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request(pub BTreeMap<String, i64>);
+pub struct Request {
+    /// Thousandths of a core.
+    pub milli_cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes of `ephemeral-storage`.
+    pub storage: i64,
+    /// Everything else, each in its own unit (pieces, bytes).
+    pub others: BTreeMap<String, i64>,
+}
 
 impl Request {
     /// What is asked for by a pod: the larger of what runs together and of what each init container needs in its turn,
@@ -20,9 +29,9 @@ impl Request {
     pub fn of(pod: &Pod) -> Request {
         let Some(spec) = &pod.spec else { return Request::default() };
         let mut total = of_containers(spec);
-        if let Some(whole) = &spec.resources {
+        if let Some(whole) = spec.resources.as_ref().and_then(|whole| whole.requests.as_ref()) {
             // Requests of the pod as a whole replace the sum of the containers'.
-            total.0.extend(amounts(whole).0);
+            put(&mut total, whole);
         }
         total.add(&read(spec.overhead.as_ref()));
         total
@@ -35,27 +44,44 @@ impl Request {
 
     /// An amount; 0 if there is none.
     pub fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or_default()
+        match name {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.storage,
+            other => self.others.get(other).copied().unwrap_or_default(),
+        }
     }
 
     /// Adds `other`, resource by resource.
     pub fn add(&mut self, other: &Request) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_default() += amount;
-        }
+        self.merge(other, |mine, amount| mine + amount);
     }
 
     /// Takes `other` away, resource by resource.
     pub fn subtract(&mut self, other: &Request) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_default() -= amount;
-        }
+        self.merge(other, |mine, amount| mine - amount);
     }
 
     fn max(&mut self, other: &Request) {
-        for (name, amount) in &other.0 {
-            let mine = self.0.entry(name.clone()).or_default();
-            *mine = (*mine).max(*amount);
+        self.merge(other, i64::max);
+    }
+
+    fn merge(&mut self, other: &Request, change: impl Fn(i64, i64) -> i64) {
+        self.milli_cpu = change(self.milli_cpu, other.milli_cpu);
+        self.memory = change(self.memory, other.memory);
+        self.storage = change(self.storage, other.storage);
+        for (name, amount) in &other.others {
+            let mine = self.others.entry(name.clone()).or_default();
+            *mine = change(*mine, *amount);
+        }
+    }
+
+    fn set(&mut self, name: &str, amount: i64) {
+        match name {
+            "cpu" => self.milli_cpu = amount,
+            "memory" => self.memory = amount,
+            "ephemeral-storage" => self.storage = amount,
+            other => drop(self.others.insert(other.to_owned(), amount)),
         }
     }
 }
@@ -91,12 +117,17 @@ fn amounts(resources: &ResourceRequirements) -> Request {
 }
 
 fn read(amounts: Option<&BTreeMap<String, Text>>) -> Request {
-    let amount = |(name, text): (&String, &Text)| {
+    let mut request = Request::default();
+    amounts.into_iter().for_each(|amounts| put(&mut request, amounts));
+    request
+}
+
+fn put(into: &mut Request, amounts: &BTreeMap<String, Text>) {
+    for (name, text) in amounts {
         // The API server has checked it; what is no quantity all the same asks for nothing.
-        let quantity = Quantity::parse(&text.0).ok()?;
-        Some((name.clone(), if name == "cpu" { quantity.milli_value() } else { quantity.value() }))
-    };
-    Request(amounts.into_iter().flatten().filter_map(amount).collect())
+        let Ok(quantity) = Quantity::parse(&text.0) else { continue };
+        into.set(name, if name == "cpu" { quantity.milli_value() } else { quantity.value() });
+    }
 }
 
 #[cfg(test)]

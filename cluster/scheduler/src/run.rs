@@ -1,162 +1,78 @@
-//! Binds pods and tells why others wait.
+//! Writes what the scheduler decides.
 //!
-//! Start at [`run`]. It looks at everything whenever a node or a pod changes, and decides about all that wait at once.
+//! Start at [`run`]. Pods that are decided together are bound together, so that they share a commit of the store.
+//!
+//! Not here: what is decided (`core.rs`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, chain};
-use bytes::Bytes;
-use client::{Caches, Client, ClientError};
-use http::Method;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use serde_json::json;
-use tokio::time::{sleep, timeout};
+use base::Clock;
+use client::{Caches, Client, Door};
+use control::{Failure, Recorder, Write, perform};
+use futures::StreamExt;
+use futures::stream::iter;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
-use crate::decide::{Assumed, Decision, decide, uid};
+use crate::core::{Options, Scheduler, Step};
 
-/// A pod that found no place is looked at again so often even if nothing seems to have changed.
-const RETRY: Duration = Duration::from_secs(60);
-
-/// After a binding that failed.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// Who schedules.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Pods name it in `spec.schedulerName`.
-    pub scheduler_name: String,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { scheduler_name: "default-scheduler".to_owned() }
-    }
-}
+/// Writes that are under way at the same time.
+const WRITES_MAX: usize = 64;
+/// How long to wait at most for news.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Schedules for ever.
 pub async fn run(options: Options, client: Client, caches: Arc<Caches>, clock: Arc<dyn Clock>) {
-    let (nodes, pods, namespaces) = (caches.of::<Node>(), caches.of::<Pod>(), caches.of::<Namespace>());
-    for cache in [&nodes, &pods, &namespaces] {
-        cache.wait_synced().await;
-    }
-    let (mut node_changes, mut pod_changes) = (nodes.changed(), pods.changed());
-    let mut assumed = Assumed::new();
-    let mut told: BTreeMap<String, String> = BTreeMap::new();
+    let wake = Arc::new(Notify::new());
+    let waker = wake.clone();
+    let mut recorder = Recorder::new(&options.scheduler_name);
+    let mut scheduler = Scheduler::new(options, &caches, move || waker.notify_one());
     loop {
-        node_changes.mark_unchanged();
-        pod_changes.mark_unchanged();
-        let seen = pods.list::<Pod>(None);
-        let decisions = decide(
-            &nodes.list::<Node>(None),
-            &seen,
-            &namespaces.list::<Namespace>(None),
-            &options.scheduler_name,
-            &mut assumed,
-        );
-        let mut failed = false;
-        told.retain(|uid, _| seen.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
-        for decision in decisions {
-            match decision {
-                Decision::Bind { pod, node } => match bind(&client, &pod, &node).await {
-                    Ok(()) => {
-                        assumed.insert(uid(&pod), node.clone());
-                        tell_bound(&options, &client, &pod, &node, &*clock).await;
-                    }
-                    Err(error) if error.not_found() || error.conflict() => {} // Gone, or bound by somebody else.
-                    Err(error) => {
-                        failed = true;
-                        tracing::warn!(pod = name(&pod), node, error = %chain(&error), "failed to bind the pod");
-                    }
-                },
-                Decision::Explain { pod, reason, message } => {
-                    if told.insert(uid(&pod), message.clone()).as_ref() != Some(&message) {
-                        explain(&options, &client, &pod, reason, &message, &*clock).await;
-                    }
-                }
-            }
-        }
-        if failed {
-            sleep(PAUSE).await;
+        let steps = scheduler.turn(clock.now(), clock.monotonic());
+        if steps.is_empty() {
+            let wait = scheduler.due().map_or(LOOK, |due| due.since(clock.monotonic()));
+            // Ends early when something changes; that nothing did is no error.
+            let _ = timeout(wait.min(LOOK), wake.notified()).await;
             continue;
         }
-        // Ends early when something changes; the caches live as long as this task, so waiting itself cannot fail.
-        let _ = timeout(RETRY, async {
-            tokio::select! {
-                _ = node_changes.changed() => {}
-                _ = pod_changes.changed() => {}
+        let mut notes = Vec::new();
+        let mut results = iter(steps).map(|step| write(client.door().clone(), step)).buffered(WRITES_MAX);
+        while let Some((step, result)) = results.next().await {
+            scheduler.done(&step, result.as_ref().map(|()| ()), clock.monotonic());
+            if result.is_ok() {
+                notes.extend(step.notes);
             }
-        })
-        .await;
+        }
+        let events: Vec<Write> = notes.iter().filter_map(|note| recorder.record(note, clock.now())).collect();
+        let mut told = iter(events).map(|event| tell(client.door().clone(), event)).buffer_unordered(WRITES_MAX);
+        while told.next().await.is_some() {}
     }
 }
 
-async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), ClientError> {
-    let body = json!({
-        "apiVersion": "v1", "kind": "Binding",
-        "metadata": {"name": pod.metadata.name, "namespace": pod.metadata.namespace, "uid": pod.metadata.uid},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-    });
-    let path = format!("{}/binding", path(pod));
-    client.call(Method::POST, path, "application/json", Bytes::from(body.to_string())).await.map(drop)
-}
-
-async fn tell_bound(options: &Options, client: &Client, pod: &Pod, node: &str, clock: &dyn Clock) {
-    let message = format!("Successfully assigned {} to {node}", name(pod));
-    record(options, client, pod, ("Normal", "Scheduled", "Binding"), &message, clock).await;
-}
-
-async fn explain(options: &Options, client: &Client, pod: &Pod, reason: &str, message: &str, clock: &dyn Clock) {
-    let now = clock.now().rfc3339();
-    let condition = json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-                           "lastTransitionTime": now, "lastProbeTime": null});
-    let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-    let path = format!("{}/status", path(pod));
-    let body = Bytes::from(patch.to_string());
-    if let Err(error) = client.call(Method::PATCH, path, "application/strategic-merge-patch+json", body).await {
-        tracing::debug!(pod = name(pod), error = %chain(&error), "failed to tell why the pod waits");
+async fn write(door: Arc<dyn Door>, step: Step) -> (Step, Result<(), Failure>) {
+    for write in &step.writes {
+        if let Err(failure) = perform(&door, write).await {
+            return (step, Err(failure));
+        }
     }
-    if reason == "Unschedulable" {
-        record(options, client, pod, ("Warning", "FailedScheduling", "Scheduling"), message, clock).await;
+    (step, Ok(()))
+}
+
+async fn tell(door: Arc<dyn Door>, event: Write) {
+    if let Err(error) = perform(&door, &event).await {
+        tracing::debug!(%error, "failed to record an event");
     }
 }
 
-/// Records an Event; a failure to do so is no reason not to go on.
-async fn record(
-    options: &Options,
-    client: &Client,
-    pod: &Pod,
-    (kind, reason, action): (&str, &str, &str),
-    message: &str,
-    clock: &dyn Clock,
-) {
-    let now = clock.now();
-    let meta = &pod.metadata;
-    let pod_name = meta.name.as_deref().unwrap_or_default();
-    let event = json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"name": format!("{pod_name}.{:x}", now.0), "namespace": meta.namespace},
-        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": meta.name, "namespace": meta.namespace,
-                           "uid": meta.uid, "resourceVersion": meta.resource_version},
-        "type": kind, "reason": reason, "action": action, "message": message, "count": 1,
-        "firstTimestamp": now.rfc3339(), "lastTimestamp": now.rfc3339(),
-        "source": {"component": options.scheduler_name},
-        "reportingComponent": options.scheduler_name, "reportingInstance": options.scheduler_name,
-    });
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    let path = format!("/api/v1/namespaces/{namespace}/events");
-    if let Err(error) = client.call(Method::POST, path, "application/json", Bytes::from(event.to_string())).await {
-        tracing::debug!(pod = name(pod), error = %chain(&error), "failed to record an event");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A multi-threaded runtime moves it about.
+    #[test]
+    fn it_may_move_between_threads() {
+        fn check<F: Future + Send>(_: fn(Options, Client, Arc<Caches>, Arc<dyn Clock>) -> F) {}
+        check(run);
     }
-}
-
-fn path(pod: &Pod) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    format!("/api/v1/namespaces/{}/pods/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
-}
-
-fn name(pod: &Pod) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
 }

@@ -2,13 +2,15 @@
 //!
 //! Start at [`scores`]: a list of judges with weights, each giving every node 0 to [`FULL`].
 //!
-//! The judges and their weights are those of upstream's default profile, image locality left out.
+//! The judges and their weights are those of upstream's default profile. Where upstream spreads the pods of a Service or a
+//! controller by default constraints, [`siblings`] counts pods of the same controller.
 
 use std::collections::BTreeMap;
 
-use crate::affinity::{neighbours, node_term_matches, term_matches, tolerates};
-use crate::filter::spread_counts;
-use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::affinity::{Term, node_term_matches, preferences, required_affinity, tolerates};
+use crate::filter::tolerations;
+use crate::snapshot::{NodeInfo, PodInfo, Snapshot, normal_image};
+use crate::spread::Spread;
 
 /// The best mark a judge gives.
 const FULL: i64 = 100;
@@ -16,13 +18,22 @@ const FULL: i64 = 100;
 type Judge = fn(&PodInfo, &[&NodeInfo], &Snapshot) -> Vec<i64>;
 
 /// The judges and how much each counts.
-const JUDGES: [(Judge, i64); 7] =
-    [(room, 1), (balance, 1), (taints, 3), (node_affinity, 2), (pod_affinity, 2), (spread, 2), (siblings, 2)];
+const JUDGES: [(Judge, i64); 8] = [
+    (room, 1),
+    (balance, 1),
+    (taints, 3),
+    (node_affinity, 2),
+    (pod_affinity, 2),
+    (spread, 2),
+    (siblings, 2),
+    (images, 1),
+];
 
 /// The sum of all marks, node by node.
 pub(crate) fn scores(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
     let mut total = vec![0; nodes.len()];
     for (judge, weight) in JUDGES {
+        // A judge who has nothing to say gives no marks.
         for (sum, mark) in total.iter_mut().zip(judge(pod, nodes, snapshot)) {
             *sum += mark * weight;
         }
@@ -30,41 +41,31 @@ pub(crate) fn scores(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) ->
     total
 }
 
-/// Upstream counts a pod that asks for nothing as if it asked for a little, so that such pods spread too.
-const MILLI_CPU_UNASKED: i64 = 100;
-const MEMORY_UNASKED: i64 = 200 << 20;
-
-fn with_default(pod: &PodInfo, resource: &str) -> i64 {
-    match (pod.request.get(resource), resource) {
-        (0, "cpu") => MILLI_CPU_UNASKED,
-        (0, "memory") => MEMORY_UNASKED,
-        (asked, _) => asked,
-    }
-}
-
-/// The part of a resource that would be used, in thousandths.
-fn used(pod: &PodInfo, node: &NodeInfo, resource: &str) -> i64 {
-    let has = node.allocatable.get(resource);
-    let wants = with_default(pod, resource) + node.pods.iter().map(|each| with_default(each, resource)).sum::<i64>();
-    if has <= 0 { 1000 } else { (wants.min(has) as i128 * 1000 / has as i128) as i64 }
+/// The parts of processor and memory that would be used, in thousandths.
+fn used(pod: &PodInfo, node: &NodeInfo) -> (i64, i64) {
+    let part =
+        |wants: i64, has: i64| if has <= 0 { 1000 } else { (wants.min(has) as f64 * 1000.0 / has as f64) as i64 };
+    (
+        part(pod.weight.0 + node.weight.0, node.allocatable.milli_cpu),
+        part(pod.weight.1 + node.weight.1, node.allocatable.memory),
+    )
 }
 
 /// More room is better (LeastAllocated).
 fn room(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
-    nodes.iter().map(|node| FULL - (used(pod, node, "cpu") + used(pod, node, "memory")) / 2 * FULL / 1000).collect()
+    let mark = |(cpu, memory): (i64, i64)| FULL - (cpu + memory) / 2 * FULL / 1000;
+    nodes.iter().map(|node| mark(used(pod, node))).collect()
 }
 
 /// Processor and memory used alike are better (BalancedAllocation).
 fn balance(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
-    nodes
-        .iter()
-        .map(|node| FULL - (used(pod, node, "cpu") - used(pod, node, "memory")).abs() / 2 * FULL / 1000)
-        .collect()
+    let mark = |(cpu, memory): (i64, i64)| FULL - (cpu - memory).abs() / 2 * FULL / 1000;
+    nodes.iter().map(|node| mark(used(pod, node))).collect()
 }
 
 /// Fewer soft taints that are not tolerated are better.
 fn taints(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
-    let tolerations = pod.pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = tolerations(pod);
     let count = |node: &&NodeInfo| {
         let taints = node.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
         let soft = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
@@ -78,70 +79,88 @@ fn node_affinity(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
     let affinity = pod.pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
     let preferred = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
     let terms = preferred.and_then(|each| each.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let Some(terms) = terms else { return Vec::new() };
     let weight = |node: &&NodeInfo| {
-        let matching = terms.unwrap_or_default().iter().filter(|term| node_term_matches(&term.preference, node));
+        let matching = terms.iter().filter(|term| node_term_matches(&term.preference, node));
         matching.map(|term| i64::from(term.weight)).sum()
     };
     more_is_better(&nodes.iter().map(weight).collect::<Vec<_>>())
 }
 
-/// More weight of preferred neighbours is better, of both sides' terms; anti-affinity counts against.
+/// More weight of preferred neighbours is better, of both sides' terms; anti-affinity counts against. A pod that must be beside
+/// this one counts as if it preferred it, by the least weight.
 fn pod_affinity(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
-    let weight = |node: &&NodeInfo| {
-        let mine: i64 = preferences(pod)
-            .into_iter()
-            .map(|(term, weight)| neighbours(term, pod, node, snapshot) as i64 * weight)
-            .sum();
-        let theirs: i64 = snapshot
-            .pods()
-            .flat_map(|(other_node, other)| preferences(other).into_iter().map(move |each| (other_node, other, each)))
-            .filter(|(other_node, other, (term, _))| {
-                let domain = node.label(&term.topology_key);
-                domain.is_some()
-                    && other_node.label(&term.topology_key) == domain
-                    && term_matches(term, &other.pod, &pod.pod, snapshot)
-            })
-            .map(|(_, _, (_, weight))| weight)
-            .sum();
-        mine + theirs
-    };
-    more_is_better(&nodes.iter().map(weight).collect::<Vec<_>>())
-}
-
-fn preferences(pod: &PodInfo) -> Vec<(&k8s_openapi::api::core::v1::PodAffinityTerm, i64)> {
-    let Some(affinity) = pod.pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else { return Vec::new() };
-    let wanted =
-        affinity.pod_affinity.iter().flat_map(|each| &each.preferred_during_scheduling_ignored_during_execution);
-    let unwanted =
-        affinity.pod_anti_affinity.iter().flat_map(|each| &each.preferred_during_scheduling_ignored_during_execution);
-    let wanted = wanted.flatten().map(|term| (&term.pod_affinity_term, i64::from(term.weight)));
-    wanted.chain(unwanted.flatten().map(|term| (&term.pod_affinity_term, -i64::from(term.weight)))).collect()
-}
-
-/// Fewer of the pods counted by soft spread constraints in the node's domain are better.
-fn spread(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
-    let constraints = pod.pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref());
-    let mut total = vec![0; nodes.len()];
-    for constraint in constraints.unwrap_or_default().iter().filter(|each| each.when_unsatisfiable == "ScheduleAnyway")
-    {
-        let counts = spread_counts(constraint, pod, snapshot);
-        for (sum, node) in total.iter_mut().zip(nodes) {
-            let domain = node.label(&constraint.topology_key).unwrap_or_default();
-            *sum += i64::from(counts.get(domain).copied().unwrap_or_default());
+    let mut weights: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for (term, weight) in preferences(&pod.pod) {
+        for (domain, count) in Term::new(term, &pod.pod).domains(snapshot) {
+            *weights.entry((term.topology_key.clone(), domain)).or_default() += count * weight;
         }
     }
-    fewer_is_better(&total)
+    for (node, other) in snapshot.pods_with_terms() {
+        let required = required_affinity(&other.pod).iter().map(|term| (term, 1));
+        for (term, weight) in preferences(&other.pod).into_iter().chain(required) {
+            if let Some(domain) = node.label(&term.topology_key)
+                && Term::new(term, &other.pod).matches(&pod.pod, snapshot)
+            {
+                *weights.entry((term.topology_key.clone(), domain.to_owned())).or_default() += weight;
+            }
+        }
+    }
+    if weights.is_empty() {
+        return Vec::new();
+    }
+    let here = |node: &&NodeInfo| {
+        let inside = weights.iter().filter(|((key, domain), _)| node.label(key) == Some(domain));
+        inside.map(|(_, weight)| weight).sum()
+    };
+    more_is_better(&nodes.iter().map(here).collect::<Vec<_>>())
 }
 
-/// Fewer pods of the same owner are better: what upstream's default spread constraints do for pods that have none.
-fn siblings(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
-    let owner = |pod: &PodInfo| {
-        let owners = pod.pod.metadata.owner_references.as_deref().unwrap_or_default();
-        owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
-    };
-    let Some(mine) = owner(pod) else { return vec![FULL; nodes.len()] };
-    let count = |node: &&NodeInfo| node.pods.iter().filter(|each| owner(each).as_ref() == Some(&mine)).count() as i64;
+/// Fewer of the pods counted by soft spread constraints in the node's domain are better; no domain is worst.
+fn spread(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
+    let constraints = Spread::read(pod, snapshot, "ScheduleAnyway");
+    if constraints.is_empty() {
+        return Vec::new();
+    }
+    let sum = |node: &&NodeInfo| constraints.iter().map(|each| each.count(node)).sum::<Option<i64>>();
+    let sums: Vec<Option<i64>> = nodes.iter().map(sum).collect();
+    let worst = sums.iter().flatten().max().copied().unwrap_or_default();
+    fewer_is_better(&sums.iter().map(|sum| sum.unwrap_or(worst + 1)).collect::<Vec<_>>())
+}
+
+/// Fewer pods of the same owner are better.
+fn siblings(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
+    let Some(counts) = pod.owner.as_ref().and_then(|owner| snapshot.siblings(owner)) else { return Vec::new() };
+    let count = |node: &&NodeInfo| counts.get(&node.name).copied().unwrap_or_default();
     fewer_is_better(&nodes.iter().map(count).collect::<Vec<_>>())
+}
+
+/// The smallest image that is worth going where it is.
+const IMAGE_BYTES_MIN: i64 = 23 << 20;
+/// From this size on, for each container, more makes no difference.
+const IMAGE_BYTES_MAX: i64 = 1000 << 20;
+
+/// More bytes of the pod's images already there are better (ImageLocality).
+fn images(pod: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> Vec<i64> {
+    let Some(spec) = &pod.pod.spec else { return Vec::new() };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let names: Vec<String> = containers.filter_map(|each| each.image.as_deref()).map(normal_image).collect();
+    let all = snapshot.nodes.len().max(1) as i64;
+    let mut sums = vec![0; nodes.len()];
+    for name in &names {
+        let sizes: Vec<Option<i64>> = nodes.iter().map(|node| node.images.get(name).copied()).collect();
+        let have = sizes.iter().flatten().count() as i64;
+        for (sum, size) in sums.iter_mut().zip(sizes) {
+            // An image that few nodes have counts less: else all its pods would go to the same few.
+            *sum += size.unwrap_or_default() * have / all;
+        }
+    }
+    if sums.iter().all(|sum| *sum == 0) {
+        return Vec::new();
+    }
+    let most = IMAGE_BYTES_MAX * names.len().max(1) as i64;
+    let mark = |sum: i64| (sum.clamp(IMAGE_BYTES_MIN, most) - IMAGE_BYTES_MIN) * FULL / (most - IMAGE_BYTES_MIN);
+    sums.into_iter().map(mark).collect()
 }
 
 fn more_is_better(raw: &[i64]) -> Vec<i64> {
@@ -156,13 +175,6 @@ fn fewer_is_better(raw: &[i64]) -> Vec<i64> {
 
 /// Breaks ties: the same pod always likes the same node, and different pods different ones (FNV-1a).
 pub(crate) fn taste(pod: &PodInfo, node: &str) -> u64 {
-    let uid = pod.pod.metadata.uid.as_deref().unwrap_or_default();
-    let bytes = uid.bytes().chain([0]).chain(node.bytes());
+    let bytes = pod.uid.bytes().chain([0]).chain(node.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Sums by name, for tests and explanations.
-pub(crate) fn by_name(nodes: &[&NodeInfo], scores: &[i64]) -> BTreeMap<String, i64> {
-    let name = |node: &&NodeInfo| node.node.metadata.name.clone().unwrap_or_default();
-    nodes.iter().map(name).zip(scores.iter().copied()).collect()
 }
