@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use base::Timestamp;
 use client::{Collection, DeleteOptions, Entry, Kind, Resource, Selector};
-use control::{About, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself, owner};
+use control::{About, Key, Note, Outcome, Reconciler, Regarding, Verb, View, Write, itself, owner};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec,
 };
@@ -443,8 +443,9 @@ impl<'a> Rollout<'a> {
 
     fn revise_deployment(&mut self, revision: &str) {
         if annotation(&self.deployment.metadata, REVISION).map(String::as_str) != Some(revision) {
+            // Through the status, as upstream does: an annotation written through the object is a new generation.
             let patch = serde_json::json!({"metadata": {"annotations": {REVISION: revision}}});
-            self.outcome.writes.push(Write::patch(self.deployment, "", patch));
+            self.outcome.writes.push(Write::patch(self.deployment, "status", patch));
         }
     }
 
@@ -590,7 +591,8 @@ impl<'a> Rollout<'a> {
             conditions.retain(|each| each.type_ != "Progressing");
         }
         status.conditions = Some(conditions);
-        let collides = self.outcome.writes.iter().any(|write| write.subresource == "status");
+        let is_whole = |write: &Write| write.subresource == "status" && write.verb == Verb::Update;
+        let collides = self.outcome.writes.iter().any(is_whole);
         if status != known && !collides {
             let write = Write::status(&Deployment { status: Some(status), ..self.deployment.clone() });
             // The patch of the revision would make this version old.
@@ -792,7 +794,7 @@ mod tests {
             (&a["metadata"]["annotations"][REVISION], &a["metadata"]["annotations"][REVISION_HISTORY]),
             (&json!("3"), &json!("1"))
         );
-        assert!(lines(&outcome).contains(&"patch deployments.apps n/web".to_owned()));
+        assert!(lines(&outcome).contains(&"patch deployments.apps/status n/web".to_owned()));
     }
     #[test]
     fn forgets_sets_beyond_its_history() {
