@@ -1,7 +1,8 @@
 //! Custom resource definitions: the rows and schemas that they make at run time.
 //!
-//! Start at [`kinds`]: from a definition to one [`Kind`] for each served version, which everything else treats like the
-//! built-in ones. [`check`] holds an object to its definition's schema.
+//! Start at [`kinds`]: from a definition to one [`Kind`] for each version, which everything else treats like the built-in
+//! ones; [`Own`] is what such a kind has beyond them. [`check`] holds an object to its definition's schema, [`names`]
+//! decides which names a definition gets.
 //!
 //! Invariants:
 //! * only a definition that passed its own validation is read here, yet no definition can bring this code down;
@@ -9,7 +10,13 @@
 //!
 //! Not here: which definitions are established and under which names (the `apiserver` crate), conversion, rules in CEL.
 
+mod cells;
+mod names;
+mod path;
 mod rules;
+mod structural;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 
@@ -17,7 +24,11 @@ use crate::dig;
 use crate::kinds::{Kind, Subresource, Verbs};
 use crate::schema::{Field, ListTy, MapTy, Raw, Text, Topology, Ty, Type, TypeRef, find_ref};
 
+pub use cells::{Printed, cells};
+pub use names::{names, set_condition};
+pub use path::Path;
 pub use rules::check;
+pub(crate) use structural::wrong as structural_errors;
 
 /// Schemas nest no deeper than this; what lies deeper is free JSON.
 const DEPTH_MAX: usize = 64;
@@ -37,14 +48,55 @@ const STRUCTURAL: [&str; 9] = [
     "x-kubernetes-preserve-unknown-fields",
 ];
 
-/// One kind for each served version, in the order in which discovery prefers them.
-pub fn kinds(definition: &Value) -> Vec<Kind> {
-    let spec = dig::get(definition, "spec");
-    let versions = dig::list(spec, "versions");
-    let stored = versions.iter().find(|version| dig::flag(version, "storage")).map_or("", |one| dig::text(one, "name"));
-    let mut served: Vec<&Value> = versions.iter().filter(|version| dig::flag(version, "served")).collect();
-    served.sort_by_key(|version| std::cmp::Reverse(priority(dig::text(version, "name"))));
-    served.into_iter().map(|version| kind(spec, version, stored)).collect()
+/// What a custom resource's kind has beyond a built-in one.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The schema as it was written.
+    pub schema: Value,
+    /// The columns that the definition asks `kubectl get` to print.
+    pub columns: Vec<Printed>,
+    /// Where the scale subresource finds its numbers.
+    pub scale: Option<Scale>,
+    /// Fields that can be selected by, such as `spec.host`.
+    pub selectable: Vec<String>,
+    /// What clients of a deprecated version are warned of; empty for others.
+    pub warning: String,
+    /// The definition is being deleted: nothing new is made of it.
+    pub ending: bool,
+    /// Objects of this revision and older were written under an earlier schema.
+    pub since: u64,
+    /// Changes when what is published changes.
+    pub mark: u64,
+}
+
+/// Where the scale subresource finds its numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scale {
+    /// The wanted number, such as `spec.replicas`.
+    pub spec_replicas: String,
+    /// The number there is.
+    pub status_replicas: String,
+    /// The selector of what is counted, as text; empty where there is none.
+    pub selector: String,
+}
+
+/// One kind for each version and whether that is served, in the order in which discovery prefers them. Objects newer
+/// than the revision `since` were written under these schemas.
+pub fn kinds(definition: &Value, since: u64) -> Vec<(Kind, bool)> {
+    let versions = dig::list(dig::get(definition, "spec"), "versions");
+    let mut ranked: Vec<&Value> = versions.iter().collect();
+    ranked.sort_by_key(|version| std::cmp::Reverse(priority(dig::text(version, "name"))));
+    ranked.into_iter().map(|version| (kind(definition, version, since), dig::flag(version, "served"))).collect()
+}
+
+/// The definition's names were accepted once, so its objects are served.
+pub fn is_established(definition: &Value) -> bool {
+    has_condition(definition, "Established")
+}
+
+fn has_condition(definition: &Value, ty: &str) -> bool {
+    let conditions = dig::list(definition, "status.conditions");
+    conditions.iter().any(|one| dig::text(one, "type") == ty && dig::text(one, "status") == "True")
 }
 
 /// The definition's schema of one version, as [`check`] takes it.
@@ -74,27 +126,68 @@ pub fn priority(name: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
     minor.map_or_else(|_| plain(), |minor| (rank, major, minor, std::cmp::Reverse(String::new())))
 }
 
-fn kind(spec: &Value, version: &Value, stored: &str) -> Kind {
+fn kind(definition: &Value, version: &Value, since: u64) -> Kind {
+    let spec = dig::get(definition, "spec");
+    // What a definition wants to be called counts when it was accepted.
+    let accepted = dig::get(definition, "status.acceptedNames");
+    let names = if dig::text(accepted, "plural").is_empty() { dig::get(spec, "names") } else { accepted };
+    let stored = dig::list(spec, "versions").iter().find(|version| dig::flag(version, "storage"));
     let text = |value: &Value, path: &str| Text::Owned(dig::text(value, path).to_owned());
-    let texts = |path: &str| dig::texts(spec, path).into_iter().map(|one| Text::Owned(one.to_owned())).collect();
+    let texts = |path: &str| dig::texts(names, path).into_iter().map(|one| Text::Owned(one.to_owned())).collect();
     let or = |given: Text, other: String| if given.is_empty() { Text::Owned(other) } else { given };
-    let name = text(spec, "names.kind");
+    let name = text(names, "kind");
     let group = text(spec, "group");
     Kind {
         version: text(version, "name"),
-        plural: text(spec, "names.plural"),
-        singular: or(text(spec, "names.singular"), name.to_lowercase()),
-        list_kind: or(text(spec, "names.listKind"), format!("{name}List")),
-        short_names: texts("names.shortNames"),
-        categories: texts("names.categories"),
+        plural: text(names, "plural"),
+        singular: or(text(names, "singular"), name.to_lowercase()),
+        list_kind: or(text(names, "listKind"), format!("{name}List")),
+        short_names: texts("shortNames"),
+        categories: texts("categories"),
         namespaced: dig::text(spec, "scope") == "Namespaced",
         verbs: Verbs::ALL,
         subresources: subresources(&group, &name, version),
         storage_group: group.clone(),
-        storage_version: Text::Owned(stored.to_owned()),
+        storage_version: Text::Owned(stored.map_or("", |one| dig::text(one, "name")).to_owned()),
         ty: root(dig::get(version, "schema.openAPIV3Schema")),
+        own: Some(std::sync::Arc::new(own(definition, version, since))),
         kind: name,
         group,
+    }
+}
+
+fn own(definition: &Value, version: &Value, since: u64) -> Own {
+    let field = |path: &str| dig::text(version, path).trim_start_matches('.').to_owned();
+    let scale = dig::get(version, "subresources.scale").is_object().then(|| Scale {
+        spec_replicas: field("subresources.scale.specReplicasPath"),
+        status_replicas: field("subresources.scale.statusReplicasPath"),
+        selector: field("subresources.scale.labelSelectorPath"),
+    });
+    let selectable = dig::list(version, "selectableFields").iter();
+    let mut mark = DefaultHasher::new();
+    (crate::meta::uid(definition), crate::meta::generation(definition)).hash(&mut mark);
+    dig::get(definition, "status.acceptedNames").to_string().hash(&mut mark);
+    Own {
+        schema: dig::get(version, "schema.openAPIV3Schema").clone(),
+        columns: cells::columns(version),
+        scale,
+        selectable: selectable.map(|one| dig::text(one, "jsonPath").trim_start_matches('.').to_owned()).collect(),
+        warning: warning(dig::get(definition, "spec"), version),
+        ending: crate::meta::is_terminating(definition) || has_condition(definition, "Terminating"),
+        since,
+        mark: mark.finish(),
+    }
+}
+
+/// What clients of a deprecated version are warned of.
+fn warning(spec: &Value, version: &Value) -> String {
+    match (dig::flag(version, "deprecated"), dig::text(version, "deprecationWarning")) {
+        (false, _) => String::new(),
+        (true, "") => {
+            let (group, kind) = (dig::text(spec, "group"), dig::text(spec, "names.kind"));
+            format!("{group}/{} {kind} is deprecated", dig::text(version, "name"))
+        }
+        (true, given) => given.to_owned(),
     }
 }
 

@@ -13,8 +13,10 @@
 mod table;
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 
+use crate::custom::Own;
 use crate::schema::{Text, Type, TypeRef, find_ref};
 
 /// A kind as it is served in one version.
@@ -48,6 +50,40 @@ pub struct Kind {
     pub storage_version: Text,
     /// What an object looks like.
     pub ty: TypeRef,
+    /// What a definition adds; nothing for built-in kinds.
+    pub own: Option<Arc<Own>>,
+}
+
+/// A kind from anywhere: a row of the table, or one that a definition made and may take away again.
+#[derive(Clone, Debug)]
+pub enum KindRef {
+    /// A row of the table.
+    BuiltIn(&'static Kind),
+    /// A definition's.
+    Own(Arc<Kind>),
+}
+
+impl Deref for KindRef {
+    type Target = Kind;
+
+    fn deref(&self) -> &Kind {
+        match self {
+            KindRef::BuiltIn(kind) => kind,
+            KindRef::Own(kind) => kind,
+        }
+    }
+}
+
+impl From<&'static Kind> for KindRef {
+    fn from(kind: &'static Kind) -> KindRef {
+        KindRef::BuiltIn(kind)
+    }
+}
+
+impl From<Kind> for KindRef {
+    fn from(kind: Kind) -> KindRef {
+        KindRef::Own(Arc::new(kind))
+    }
 }
 
 /// Something that lies below an object, such as `status` or `exec`.
@@ -207,6 +243,11 @@ impl Kind {
             true => format!("{}/{namespace}/{name}", self.key_prefix()),
             false => format!("{}/{name}", self.key_prefix()),
         }
+    }
+
+    /// Bytes of that revision can be served as they are stored: same version, same schema.
+    pub fn serves_stored(&self, revision: u64) -> bool {
+        self.is_storage_version() && self.own.as_ref().is_none_or(|own| revision > own.since)
     }
 
     /// Objects are stored; the others exist only while a request lasts (`TokenReview`, `Binding`).

@@ -45,12 +45,16 @@ pub(crate) const JSON: Wanted = Wanted { format: Format::Json, shape: Shape::Who
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 impl Wanted {
-    /// Reads an `Accept` header: the first of its clauses that is served.
-    pub(crate) fn of(accept: &str) -> Result<Wanted, Failure> {
+    /// Reads an `Accept` header: the first of its clauses that is served. Custom resources have no protobuf form of
+    /// their own (`binary` is false); their metadata has.
+    pub(crate) fn of(accept: &str, binary: bool) -> Result<Wanted, Failure> {
         if accept.is_empty() || accept == "application/json" || accept == "*/*" {
             return Ok(JSON);
         }
-        accept.split(',').find_map(clause).ok_or_else(|| Failure::not_acceptable(&ACCEPTED))
+        let has_form = |wanted: &Wanted| binary || wanted.format != Format::Protobuf || wanted.shape == Shape::Partial;
+        let wanted = accept.split(',').filter_map(clause).find(has_form);
+        let accepted = if binary { &ACCEPTED[..] } else { &ACCEPTED[..2] };
+        wanted.ok_or_else(|| Failure::not_acceptable(accepted))
     }
 }
 
@@ -86,7 +90,7 @@ mod tests {
 
     #[track_caller]
     fn check(accept: &str, format: Format, shape: Shape, version: &str) {
-        let wanted = Wanted::of(accept).expect("acceptable");
+        let wanted = Wanted::of(accept, true).expect("acceptable");
         assert_eq!((wanted.format, wanted.shape, wanted.version), (format, shape, version));
     }
 
@@ -107,6 +111,15 @@ mod tests {
 
     #[test]
     fn the_rest_is_not_acceptable() {
-        assert_eq!(Wanted::of("text/html").expect_err("not served").code, 406);
+        assert_eq!(Wanted::of("text/html", true).expect_err("not served").code, 406);
+    }
+
+    #[test]
+    fn custom_resources_have_no_binary_form_but_their_metadata_has() {
+        let of = |accept: &str| Wanted::of(accept, false).map(|wanted| wanted.format);
+        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok(Format::Json));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        assert_eq!(of(metadata), Ok(Format::Protobuf));
+        assert_eq!(of("application/vnd.kubernetes.protobuf").expect_err("not served").code, 406);
     }
 }

@@ -15,7 +15,7 @@ use crate::status::{Named, resource_of};
 use crate::{Api, Failure, User, admit_pod, rbac};
 
 /// Admits a new object.
-pub(crate) fn create(api: &Api, kind: &'static Kind, object: &mut Value, user: &User) -> Result<(), Failure> {
+pub(crate) fn create(api: &Api, kind: &Kind, object: &mut Value, user: &User) -> Result<(), Failure> {
     namespace_lifecycle(api, kind, object)?;
     match (kind.group.as_ref(), kind.plural.as_ref()) {
         ("", "pods") => admit_pod::create(api, kind, object)?,
@@ -31,13 +31,7 @@ pub(crate) fn create(api: &Api, kind: &'static Kind, object: &mut Value, user: &
 }
 
 /// Admits a new version of an object.
-pub(crate) fn update(
-    api: &Api,
-    kind: &'static Kind,
-    object: &mut Value,
-    old: &Value,
-    user: &User,
-) -> Result<(), Failure> {
+pub(crate) fn update(api: &Api, kind: &Kind, object: &mut Value, old: &Value, user: &User) -> Result<(), Failure> {
     match (kind.group.as_ref(), kind.plural.as_ref()) {
         ("", "namespaces") => namespace_label(object),
         ("", "pods") => admit_pod::update(object, old),

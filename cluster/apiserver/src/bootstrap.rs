@@ -98,7 +98,14 @@ async fn endpoints(api: &Arc<Api>, user: &User) -> Result<(), Failure> {
         ensure(api, object.clone(), user).await?;
         let (group, version) = split_api_version(dig::text(&object, "apiVersion"));
         let kind = find_kind(group, version, dig::text(&object, "kind")).ok_or_else(Failure::no_such_path)?;
-        let change = Change { kind, namespace: "default", name: "kubernetes", subresource: None, user, dry_run: false };
+        let change = Change {
+            kind: kind.into(),
+            namespace: "default",
+            name: "kubernetes",
+            subresource: None,
+            user,
+            dry_run: false,
+        };
         api.replace(&change, &mut |old| {
             let mut new = old.clone();
             for field in ["subsets", "endpoints", "ports"] {
@@ -118,7 +125,7 @@ async fn ensure(api: &Arc<Api>, object: Value, user: &User) -> Result<(), Failur
     if api.store.get(&kind.key(&namespace, meta::name(&object))).is_some() {
         return Ok(());
     }
-    match api.create_object(kind, &namespace, object, user, false).await {
+    match api.create_object(&kind.into(), &namespace, object, user, false).await {
         Err(failure) if failure.reason != "AlreadyExists" => Err(failure),
         _ => Ok(()),
     }

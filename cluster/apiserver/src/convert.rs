@@ -1,10 +1,14 @@
 //! From the version a client speaks to the version that is stored, and back.
 //!
 //! Start at [`to_storage`] and [`from_storage`]. Few built-in kinds have two: events of two groups, and the
-//! HorizontalPodAutoscaler, whose old version keeps what it cannot say in annotations.
+//! HorizontalPodAutoscaler, whose old version keeps what it cannot say in annotations. The versions of a custom resource
+//! differ in nothing but their name ([`as_stored`]); they are handled in the client's version up to the write, because
+//! that version's schema is the one that judges.
 //!
 //! Invariant: an object of the storage version passes unchanged.
 
+use api::check::{self, Mode};
+use api::defaults;
 use api::dig;
 use api::kinds::{Kind, join_api_version};
 use serde_json::{Value, json};
@@ -26,7 +30,7 @@ const CPU: &str = "targetCPUUtilizationPercentage";
 
 /// An object of `kind`, as it is stored.
 pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
-    if kind.is_storage_version() || !kind.is_stored() {
+    if kind.is_storage_version() || !kind.is_stored() || kind.own.is_some() {
         return object;
     }
     object["apiVersion"] = join_api_version(&kind.storage_group, &kind.storage_version).into();
@@ -47,6 +51,9 @@ pub(crate) fn to_storage(kind: &Kind, mut object: Value) -> Value {
 
 /// A stored object, as `kind` shows it.
 pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
+    if kind.own.is_some() {
+        return shown(kind, object);
+    }
     if kind.is_storage_version() || !kind.is_stored() {
         return object;
     }
@@ -71,6 +78,25 @@ pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
         _ => {}
     }
     object
+}
+
+/// A custom resource in the version asked for: what that version's schema does not know is left out, what it has
+/// defaults for is filled in, also where the object was written before the definition said so.
+fn shown(kind: &Kind, mut object: Value) -> Value {
+    object["apiVersion"] = kind.api_version().into();
+    check::structure(kind, &mut object, Mode::Whole);
+    defaults::apply(kind, &mut object);
+    object
+}
+
+/// A custom resource that was handled in its client's version, in the version that is stored; others as they are.
+pub(crate) fn as_stored(kind: &Kind, object: &Value) -> Option<Value> {
+    if kind.own.is_none() || kind.is_storage_version() {
+        return None;
+    }
+    let mut stored = object.clone();
+    stored["apiVersion"] = join_api_version(&kind.storage_group, &kind.storage_version).into();
+    Some(stored)
 }
 
 fn renamed(object: &mut Value, direction: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str)) {

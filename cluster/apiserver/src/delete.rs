@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::Kind;
+use api::kinds::{Kind, KindRef};
 use api::{check, dig, meta};
 use bytes::Bytes;
 use http::StatusCode;
@@ -21,7 +21,6 @@ use crate::body;
 use crate::read::Window;
 use crate::server::{Ask, decoded, success};
 use crate::status::resource_of;
-use crate::write::storage_kind;
 use crate::{Api, Failure, Response, encode, render};
 
 /// A deletion that meets a newer version is tried again so often.
@@ -118,7 +117,7 @@ impl Options {
 impl Api {
     pub(crate) async fn delete(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
         let options = Options::of(ask)?;
-        let gone = self.delete_object(ask.kind, &ask.info.namespace, &ask.info.name, &options).await?;
+        let gone = self.delete_object(&ask.kind, &ask.info.namespace, &ask.info.name, &options).await?;
         let (object, is_answer) = match gone {
             Gone::Later(object) => (object, true),
             Gone::Now(object) => (object, ANSWERED_WITH_OBJECT.contains(&ask.kind.plural.as_ref())),
@@ -141,7 +140,7 @@ impl Api {
             let mut steps = entry.key.rsplit('/');
             let name = steps.next().unwrap_or_default();
             let namespace = if ask.kind.namespaced { steps.next().unwrap_or_default() } else { "" };
-            match self.delete_object(ask.kind, namespace, name, &options).await {
+            match self.delete_object(&ask.kind, namespace, name, &options).await {
                 // Somebody else was quicker: it is gone, which is what was asked for.
                 Err(failure) if failure.code == 404 => {}
                 Err(failure) => return Err(failure),
@@ -155,12 +154,12 @@ impl Api {
     /// Deletes an object, or begins to.
     pub(crate) async fn delete_object(
         self: &Arc<Self>,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         options: &Options,
     ) -> Result<Gone, Failure> {
-        let kind = storage_kind(kind);
+        let kind = &self.kinds.storage(kind);
         for _ in 0..RETRIES_MAX {
             let entry = self.entry(kind, namespace, name)?;
             let old = decoded(&entry);
@@ -192,7 +191,10 @@ impl Api {
                     self.written(kind);
                     return Ok(Gone::Now(written.value));
                 }
-                Ok(written) => return Ok(Gone::Later(written.value)),
+                Ok(written) => {
+                    self.written(kind);
+                    return Ok(Gone::Later(written.value));
+                }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(Failure::store(&error)),
             }
@@ -235,9 +237,25 @@ fn begin(kind: &Kind, object: &mut Value, options: &Options, now: base::Timestam
     if !was_going && let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|at| *at > 0) {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
-    if kind.plural == "namespaces" {
-        dig::put(object, "status.phase", "Terminating".into());
+    match kind.plural.as_ref() {
+        "namespaces" => dig::put(object, "status.phase", "Terminating".into()),
+        "customresourcedefinitions" if !was_going => end_definition(object, now),
+        _ => {}
     }
+}
+
+/// A definition goes when its objects are gone; from now on nothing new is made of it.
+fn end_definition(object: &mut Value, now: base::Timestamp) {
+    const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+    let mut finalizers: Vec<Value> = dig::list(object, "metadata.finalizers").to_vec();
+    if !finalizers.contains(&CLEANUP.into()) {
+        finalizers.push(CLEANUP.into());
+    }
+    dig::put(object, "metadata.finalizers", finalizers.into());
+    let words = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    let mut status = object["status"].take();
+    api::custom::set_condition(&mut status, "Terminating", "True", "InstanceDeletionPending", words, now);
+    object["status"] = status;
 }
 
 /// How many seconds an object has to go: only pods that run somewhere have any.
@@ -329,6 +347,15 @@ mod tests {
         check("configmaps", json!({}), policy("Orphan"), false, 0, &["orphan"]);
         let changed = json!({"metadata": {"finalizers": ["orphan"]}});
         check("configmaps", changed, policy("Background"), true, 0, &[]);
+    }
+    #[test]
+    fn a_definition_waits_for_its_objects() {
+        let kind = api::kinds::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").expect("a kind");
+        let mut definition = json!({"metadata": {"name": "a.b.c"}});
+        begin(kind, &mut definition, &Options::default(), NOW);
+        assert!(!goes_now(kind, &definition));
+        assert_eq!(meta::finalizers(&definition), ["customresourcecleanup.apiextensions.k8s.io"]);
+        assert_eq!(definition["status"]["conditions"][0]["reason"], "InstanceDeletionPending");
     }
     #[test]
     fn a_namespace_waits_for_its_content() {

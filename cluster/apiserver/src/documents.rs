@@ -23,6 +23,11 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
+    /// Forgets all: what is served changed.
+    pub(crate) fn forget(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The document of that name; made the first time it is asked for.
     pub(crate) fn get(&self, name: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Document, Failure> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use api::kinds::{self, Kind};
+use api::kinds::KindRef;
 use bytes::Bytes;
 use client::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};
 use futures::StreamExt;
@@ -72,7 +72,11 @@ impl InProcess {
         let (kind, selection) = self.selection(collection, "list")?;
         let listed = self.api.page(&selection, &Window::default())?;
         let form = Form::plain(kind);
-        let items = listed.entries.into_iter().map(|entry| Item { object: shown(&form, entry.value) }).collect();
+        let items = listed
+            .entries
+            .into_iter()
+            .map(|entry| Item { object: shown(&form, entry.value, entry.revision.0) })
+            .collect();
         let resource_version = listed.metadata["resourceVersion"].as_str().unwrap_or_default().to_owned();
         Ok(Listing { resource_version, items })
     }
@@ -88,13 +92,13 @@ impl InProcess {
         let seen = self.api.seen(&selection, &start)?;
         Ok(seen
             .map(move |seen| match seen {
-                Ok(Seen::Object { event, object, .. }) => {
+                Ok(Seen::Object { event, object, revision }) => {
                     let kind = match event {
                         "ADDED" => EventKind::Added,
                         "MODIFIED" => EventKind::Modified,
                         _ => EventKind::Deleted,
                     };
-                    Ok(Event { kind, object: shown(&form, object) })
+                    Ok(Event { kind, object: shown(&form, object, revision.0) })
                 }
                 Ok(Seen::Bookmark { revision, initial_end }) => {
                     let object = bookmark(&form, revision, initial_end);
@@ -105,9 +109,9 @@ impl InProcess {
             .boxed())
     }
 
-    fn selection(&self, collection: &Collection, verb: &'static str) -> Result<(&'static Kind, Selection), Failure> {
+    fn selection(&self, collection: &Collection, verb: &'static str) -> Result<(KindRef, Selection), Failure> {
         let Collection { group, version, resource, namespace, label_selector, field_selector } = collection;
-        let kind = kinds::find(group, version, resource).ok_or_else(Failure::no_such_path)?;
+        let kind = self.api.kinds.find(group, version, resource).ok_or_else(Failure::no_such_path)?;
         let namespace = namespace.as_deref().unwrap_or_default();
         let route = Route::Resource(Info {
             verb,
@@ -118,13 +122,14 @@ impl InProcess {
             ..Info::default()
         });
         authorise::check(&self.api, &self.user, &route)?;
-        Ok((kind, Selection::of(kind, namespace, "", label_selector, field_selector)?))
+        let selection = Selection::of(&kind, namespace, "", label_selector, field_selector)?;
+        Ok((kind, selection))
     }
 }
 
 /// The object in the version the component asked for.
-fn shown(form: &Form, object: Bytes) -> Bytes {
-    if form.splices() {
+fn shown(form: &Form, object: Bytes, revision: u64) -> Bytes {
+    if form.splices(revision) {
         return object;
     }
     let stored = serde_json::from_slice(&object).unwrap_or_default();

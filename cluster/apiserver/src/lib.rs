@@ -25,6 +25,7 @@ mod documents;
 pub mod door;
 mod encode;
 mod frames;
+mod kinds;
 mod metrics;
 mod node;
 mod notes;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use api::discovery::{self, Version};
-use api::kinds::KINDS;
+use api::kinds::Kind;
 use api::openapi;
 use bytes::Bytes;
 use http::header::{ETAG, IF_NONE_MATCH};
@@ -50,7 +50,7 @@ pub(crate) async fn answer(
     }
     let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
     match steps.as_slice() {
-        [] => Ok(json(&json!({"paths": paths()}))),
+        [] => Ok(json(&json!({"paths": paths(api)}))),
         ["healthz" | "livez", ..] => Ok(health(path, &[("ping", true)], query)),
         ["readyz", ..] => Ok(health(path, &[("ping", true), ("poststarthook/bootstrap", api.is_ready())], query)),
         ["version"] => Ok(json(&version())),
@@ -69,7 +69,9 @@ pub(crate) async fn answer(
 fn documents(api: &Api, steps: &[&str], headers: &HeaderMap) -> Result<Response, Failure> {
     let accept = text(headers, "accept");
     let made = |name: &str, make: &dyn Fn() -> Option<Vec<u8>>| api.documents.get(name, make);
-    let kinds = || KINDS.iter();
+    let rows = api.kinds.all();
+    let all: Vec<&Kind> = rows.iter().map(|kind| &**kind).collect();
+    let kinds = || all.iter().copied();
     let (document, content_type) = match steps {
         ["api" | "apis"] => {
             let core = steps[0] == "api";
@@ -100,12 +102,12 @@ fn documents(api: &Api, steps: &[&str], headers: &HeaderMap) -> Result<Response,
         ["openapi", "v2"] => {
             // Clients in Go take the binary form and nothing else.
             match accept.contains("proto-openapi.spec.v2") {
-                true => (made("openapi/v2+binary", &|| Some(openapi::v2_binary(&all())))?, openapi::V2_BINARY_TYPE),
-                false => (made("openapi/v2", &|| Some(openapi::v2(&all())))?, crate::response::JSON),
+                true => (made("openapi/v2+binary", &|| Some(openapi::v2_binary(&all)))?, openapi::V2_BINARY_TYPE),
+                false => (made("openapi/v2", &|| Some(openapi::v2(&all)))?, crate::response::JSON),
             }
         }
-        ["openapi", "v3"] => (made("openapi/v3", &|| Some(v3_index(api)))?, crate::response::JSON),
-        ["openapi", "v3", rest @ ..] => (v3(api, rest)?, crate::response::JSON),
+        ["openapi", "v3"] => (made("openapi/v3", &|| Some(v3_index(api, &all)))?, crate::response::JSON),
+        ["openapi", "v3", rest @ ..] => (v3(api, &all, rest)?, crate::response::JSON),
         _ => return Err(Failure::no_such_path()),
     };
     Ok(served(document, content_type, text(headers, IF_NONE_MATCH.as_str())))
@@ -135,18 +137,11 @@ fn aggregated(accept: &str) -> Option<(Version, &'static str, &'static str)> {
     })
 }
 
-fn all() -> Vec<&'static api::kinds::Kind> {
-    KINDS.iter().collect()
-}
-
 /// Path, group and version of each document of OpenAPI v3.
-fn groups() -> Vec<(String, &'static str, &'static str)> {
+fn groups<'a>(kinds: &[&'a Kind]) -> Vec<(String, &'a str, &'a str)> {
     let mut groups: Vec<(String, &str, &str)> = Vec::new();
-    for kind in KINDS.iter() {
-        let path = match kind.group.as_ref() {
-            "" => format!("api/{}", kind.version),
-            group => format!("apis/{group}/{}", kind.version),
-        };
+    for kind in kinds {
+        let path = openapi::v3_path(&kind.group, &kind.version);
         if !groups.iter().any(|(its, _, _)| *its == path) {
             groups.push((path, &kind.group, &kind.version));
         }
@@ -154,22 +149,28 @@ fn groups() -> Vec<(String, &'static str, &'static str)> {
     groups
 }
 
-fn v3(api: &Api, rest: &[&str]) -> Result<Document, Failure> {
+fn v3(api: &Api, all: &[&Kind], rest: &[&str]) -> Result<Document, Failure> {
     let path = rest.join("/");
-    let found = groups().into_iter().find(|(its, _, _)| *its == path);
+    let found = groups(all).into_iter().find(|(its, _, _)| *its == path);
     let (_, group, version) = found.ok_or_else(Failure::no_such_path)?;
-    api.documents.get(&format!("openapi/v3/{path}"), || openapi::v3(group, version, &all()))
+    api.documents.get(&format!("openapi/v3/{path}"), || openapi::v3(group, version, all))
 }
 
-fn v3_index(_api: &Api) -> Vec<u8> {
-    // A document changes with the program only, so the program's version is its fingerprint; making all of them to
-    // fingerprint the bytes would cost every first `kubectl` a second.
-    let paths: Vec<String> = groups().into_iter().map(|(path, _, _)| path).collect();
-    openapi::v3_index(paths.iter().map(|path| (path.as_str(), api::VERSION)))
+fn v3_index(api: &Api, all: &[&Kind]) -> Vec<u8> {
+    // A document changes with the program and with definitions only, so these are its fingerprint; making all of them
+    // to fingerprint the bytes would cost every first `kubectl` a second.
+    let custom = api.kinds.custom();
+    let marked = |(path, group, version): (String, &str, &str)| {
+        (path, format!("{}{}", api::VERSION, custom.mark(group, version)))
+    };
+    let documents: Vec<(String, String)> = groups(all).into_iter().map(marked).collect();
+    openapi::v3_index(documents.iter().map(|(path, mark)| (path.as_str(), mark.as_str())))
 }
 
-fn paths() -> Vec<String> {
-    let groups = groups().into_iter().filter(|(path, _, _)| path.starts_with("apis/"));
+fn paths(api: &Api) -> Vec<String> {
+    let served = api.kinds.all();
+    let all: Vec<&Kind> = served.iter().map(|kind| &**kind).collect();
+    let groups = groups(&all).into_iter().filter(|(path, _, _)| path.starts_with("apis/"));
     let mut all: Vec<String> = PATHS.iter().map(|path| (*path).to_owned()).collect();
     for (path, group, _) in groups {
         all.push(format!("/apis/{group}"));

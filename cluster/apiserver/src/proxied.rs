@@ -27,7 +27,7 @@ pub(crate) fn answer(api: &Api, ask: &Ask) -> Result<Response, Failure> {
 
 /// Logs, exec, attach and port-forward: the kubelet has a path for each.
 fn kubelet(api: &Api, ask: &Ask) -> Result<Proxied, Failure> {
-    let pod = decoded(&api.entry(ask.kind, &ask.info.namespace, &ask.info.name)?);
+    let pod = decoded(&api.entry(&ask.kind, &ask.info.namespace, &ask.info.name)?);
     let node = dig::text(&pod, "spec.nodeName");
     if node.is_empty() {
         return Err(Failure::bad_request(format!("pod {} does not have a host assigned", ask.info.name)));
@@ -102,7 +102,7 @@ fn node_proxy(api: &Api, ask: &Ask) -> Result<Proxied, Failure> {
 
 fn pod_proxy(api: &Api, ask: &Ask) -> Result<Proxied, Failure> {
     let (security, name, port) = parts(&ask.info.name);
-    let pod = decoded(&api.entry(ask.kind, &ask.info.namespace, name)?);
+    let pod = decoded(&api.entry(&ask.kind, &ask.info.namespace, name)?);
     let address = dig::text(&pod, "status.podIP");
     if address.is_empty() {
         return Err(Failure::unavailable(format!("pod {name} has no address yet")));
@@ -117,7 +117,7 @@ fn pod_proxy(api: &Api, ask: &Ask) -> Result<Proxied, Failure> {
 
 fn service_proxy(api: &Api, ask: &Ask) -> Result<Proxied, Failure> {
     let (security, name, port) = parts(&ask.info.name);
-    let service = decoded(&api.entry(ask.kind, &ask.info.namespace, name)?);
+    let service = decoded(&api.entry(&ask.kind, &ask.info.namespace, name)?);
     let ports = dig::list(&service, "spec.ports");
     let wanted = ports.iter().find(|one| {
         port.is_empty()

@@ -32,14 +32,14 @@ pub(crate) struct Window {
 impl Ask {
     /// The form of answers to this request.
     pub(crate) fn form(&self) -> Form {
-        Form::new(self.kind, self.wanted, self.query.get("includeObject"))
+        Form::new(self.kind.clone(), self.wanted, self.query.get("includeObject"))
     }
 
     /// The objects this request is about.
     pub(crate) fn selection(&self) -> Result<Selection, Failure> {
         let (labels, fields) = (self.query.get("labelSelector"), self.query.get("fieldSelector"));
         let namespace = if self.kind.namespaced { self.info.namespace.as_str() } else { "" };
-        Selection::of(self.kind, namespace, &self.info.name, labels, fields)
+        Selection::of(&self.kind, namespace, &self.info.name, labels, fields)
     }
 
     fn window(&self) -> Result<Window, Failure> {
@@ -54,7 +54,7 @@ impl Ask {
 
 impl Api {
     pub(crate) fn get(&self, ask: &Ask) -> Result<Response, Failure> {
-        let entry = self.entry(ask.kind, &ask.info.namespace, &ask.info.name)?;
+        let entry = self.entry(&ask.kind, &ask.info.namespace, &ask.info.name)?;
         if let Some(wanted) = revision_of(ask.query.get("resourceVersion"))?
             && wanted > self.store.revision()
         {

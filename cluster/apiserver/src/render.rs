@@ -6,7 +6,7 @@
 //! * JSON in the storage version is spliced, never decoded;
 //! * everything else goes through one tree a time.
 
-use api::kinds::{Kind, join_api_version};
+use api::kinds::{KindRef, join_api_version};
 use api::{proto, table};
 use base::Timestamp;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{Body, Failure, Response, convert};
 /// How answers are made for one kind and client.
 #[derive(Clone)]
 pub(crate) struct Form {
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     pub wanted: Wanted,
     /// What goes into a table's rows: `Metadata`, `Object` or `None`.
     pub include: Include,
@@ -37,7 +37,7 @@ pub(crate) enum Include {
 
 impl Form {
     /// The form for a kind, from what the client accepts and its query's `includeObject`.
-    pub(crate) fn new(kind: &'static Kind, wanted: Wanted, include: &str) -> Form {
+    pub(crate) fn new(kind: KindRef, wanted: Wanted, include: &str) -> Form {
         let include = match include {
             "Object" => Include::Object,
             "None" => Include::Nothing,
@@ -46,14 +46,14 @@ impl Form {
         Form { kind, wanted, include }
     }
 
-    /// Stored bytes can be sent as they are.
-    pub(crate) fn splices(&self) -> bool {
-        self.wanted.format == Format::Json && self.wanted.shape == Shape::Whole && self.kind.is_storage_version()
+    /// Stored bytes of that revision can be sent as they are.
+    pub(crate) fn splices(&self, revision: u64) -> bool {
+        self.wanted.format == Format::Json && self.wanted.shape == Shape::Whole && self.kind.serves_stored(revision)
     }
 
     /// The tree of an entry, in this form's version and shape (tables apart).
     pub(crate) fn tree(&self, stored: Value) -> Value {
-        let object = convert::from_storage(self.kind, stored);
+        let object = convert::from_storage(&self.kind, stored);
         match self.wanted.shape {
             Shape::Partial => self.partial(object),
             _ => object,
@@ -73,7 +73,7 @@ impl Form {
 
     /// A table of these objects, in the kind's own version.
     pub(crate) fn table(&self, objects: Vec<Value>, metadata: Value, headings: bool, now: Timestamp) -> Value {
-        let columns = if headings { table::columns(self.kind) } else { Vec::new() };
+        let columns = if headings { table::columns(&self.kind) } else { Vec::new() };
         let columns: Vec<Value> = columns
             .iter()
             .map(|column| {
@@ -92,7 +92,7 @@ impl Form {
     }
 
     fn row(&self, object: Value, now: Timestamp) -> Value {
-        let cells = table::row(self.kind, &object, now);
+        let cells = table::row(&self.kind, &object, now);
         match self.include {
             Include::Nothing => json!({"cells": cells, "object": null}),
             Include::Object => json!({"cells": cells, "object": object}),
@@ -103,10 +103,11 @@ impl Form {
 
 /// The answer to a request for one object.
 pub(crate) fn object(form: &Form, status: StatusCode, stored: &Bytes, now: Timestamp) -> Result<Response, Failure> {
-    if form.splices() {
+    // Of one custom resource the revision is not at hand, and reading it costs little.
+    if form.splices(0) {
         return Ok(Response::json(status, stored.clone()));
     }
-    let object = convert::from_storage(form.kind, serde_json::from_slice(stored).map_err(Failure::internal)?);
+    let object = convert::from_storage(&form.kind, serde_json::from_slice(stored).map_err(Failure::internal)?);
     let shown = match form.wanted.shape {
         Shape::Whole => object,
         Shape::Partial => form.partial(object),
@@ -128,10 +129,10 @@ pub(crate) struct Listed {
 /// The answer to a request for many.
 pub(crate) fn list(form: &Form, listed: &Listed, now: Timestamp) -> Result<Response, Failure> {
     let (kind, api_version) = (&form.kind.list_kind, form.kind.api_version());
-    if form.splices() {
-        return Ok(Response::json(StatusCode::OK, spliced(kind, &api_version, listed)));
+    if form.splices(u64::MAX) {
+        return Ok(Response::json(StatusCode::OK, spliced(form, kind, &api_version, listed)));
     }
-    let objects = listed.entries.iter().map(|entry| convert::from_storage(form.kind, decoded(entry)));
+    let objects = listed.entries.iter().map(|entry| convert::from_storage(&form.kind, decoded(entry)));
     let shown = match form.wanted.shape {
         Shape::Table => form.table(objects.collect(), listed.metadata.clone(), true, now),
         Shape::Partial => json!({
@@ -145,7 +146,7 @@ pub(crate) fn list(form: &Form, listed: &Listed, now: Timestamp) -> Result<Respo
     tree(form.wanted.format, StatusCode::OK, &shown)
 }
 
-fn spliced(kind: &str, api_version: &str, listed: &Listed) -> Bytes {
+fn spliced(form: &Form, kind: &str, api_version: &str, listed: &Listed) -> Bytes {
     let metadata = listed.metadata.to_string();
     let bytes: usize = listed.entries.iter().map(|entry| entry.value.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + metadata.len() + 128);
@@ -160,7 +161,10 @@ fn spliced(kind: &str, api_version: &str, listed: &Listed) -> Bytes {
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(&entry.value);
+        match form.splices(entry.revision.0) {
+            true => out.extend_from_slice(&entry.value),
+            false => out.extend_from_slice(form.tree(decoded(entry)).to_string().as_bytes()),
+        }
     }
     out.extend_from_slice(b"]}\n");
     Bytes::from(out)

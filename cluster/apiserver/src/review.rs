@@ -21,12 +21,12 @@ pub(crate) async fn answer(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failur
         return Err(Failure::method_not_allowed());
     }
     if ask.kind.plural == "bindings" {
-        let sent = ask.sent(ask.kind)?;
+        let sent = ask.sent(&ask.kind)?;
         let pod = api::meta::name(&sent.object).to_owned();
         return crate::subresource::bind(api, ask, &ask.info.namespace, &pod, sent.object).await;
     }
-    let mut object = ask.sent(ask.kind)?.object;
-    defaults::apply(ask.kind, &mut object);
+    let mut object = ask.sent(&ask.kind)?.object;
+    defaults::apply(&ask.kind, &mut object);
     let status = match ask.kind.plural.as_ref() {
         "tokenreviews" => token_review(api, &object),
         "subjectaccessreviews" => access_review(api, &object, &named(&object)),
@@ -129,6 +129,6 @@ fn component_statuses(ask: &Ask) -> Result<Response, Failure> {
         return render::tree(ask.wanted.format, StatusCode::OK, &list);
     }
     let item = items.into_iter().find(|item| item["metadata"]["name"] == ask.info.name.as_str());
-    let item = item.ok_or_else(|| Failure::not_found(crate::status::resource_of(ask.kind), &ask.info.name))?;
+    let item = item.ok_or_else(|| Failure::not_found(crate::status::resource_of(&ask.kind), &ask.info.name))?;
     render::tree(ask.wanted.format, StatusCode::OK, &item)
 }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::kinds::{self, Kind};
+use api::kinds::{Kind, KindRef};
 use base::{Rng, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -18,6 +18,7 @@ use crate::accept::{self, Wanted};
 use crate::allocate::Allocator;
 use crate::documents::Documents;
 use crate::frames::Frames;
+use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::path::{Info, Route};
 use crate::query::Query;
@@ -29,6 +30,7 @@ use crate::{Credentials, Failure, Response, Settings, User, render};
 pub struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settings: Settings,
+    pub(crate) kinds: Kinds,
     pub(crate) rules: Rules,
     pub(crate) allocator: Allocator,
     pub(crate) frames: Frames,
@@ -41,7 +43,7 @@ pub struct Api {
 /// A request for resources on its way through the verbs.
 pub(crate) struct Ask {
     pub info: Info,
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     pub query: Query,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -54,8 +56,11 @@ impl Api {
     pub fn open(store: Arc<dyn Store>, settings: Settings) -> Arc<Api> {
         let rng = Mutex::new(Rng::new(settings.seed));
         let allocator = Allocator::new(settings.service_cidr, settings.node_ports);
+        let kinds = Kinds::default();
+        kinds.reload(&*store);
         Arc::new(Api {
             store,
+            kinds,
             rules: Rules::default(),
             allocator,
             frames: Frames::default(),
@@ -106,10 +111,15 @@ impl Api {
         match route {
             Route::Other { path, verb } => crate::other::answer(self, &path, verb, &query, &headers).await,
             Route::Resource(info) => {
-                let wanted = Wanted::of(text(&headers, header::ACCEPT.as_str()))?;
-                let kind = kinds::find(&info.group, &info.version, &info.resource);
+                let kind = self.kinds.find(&info.group, &info.version, &info.resource);
                 let kind = kind.ok_or_else(Failure::no_such_path)?;
-                self.verb(Ask { info, kind, query, headers, body, user, wanted }).await
+                let wanted = Wanted::of(text(&headers, header::ACCEPT.as_str()), kind.own.is_none())?;
+                let warning = kind.own.as_ref().map_or(String::new(), |own| own.warning.clone());
+                let mut response = self.verb(Ask { info, kind, query, headers, body, user, wanted }).await?;
+                if !warning.is_empty() {
+                    render::warn(&mut response, &[warning]);
+                }
+                Ok(response)
             }
         }
     }

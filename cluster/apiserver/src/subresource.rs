@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use api::kinds::find;
+use api::custom::Scale;
+use api::kinds::{Kind, find};
 use api::selector::LabelSelector;
 use api::{dig, meta};
 use bytes::Bytes;
@@ -75,7 +76,8 @@ pub(crate) async fn bind(
     let what = Named { group: "", resource: "pods/binding" };
     let now = api.now().rfc3339();
     let dry_run = ask.query.dry_run()?;
-    let change = Change { kind, namespace, name: pod, subresource: Some(BINDING), user: &ask.user, dry_run };
+    let change =
+        Change { kind: kind.into(), namespace, name: pod, subresource: Some(BINDING), user: &ask.user, dry_run };
     api.replace(&change, &mut |old| {
         let held = dig::text(old, "spec.nodeName");
         if meta::is_terminating(old) {
@@ -115,7 +117,7 @@ async fn evict(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
     let kind = find("policy", "v1", "poddisruptionbudgets").ok_or_else(Failure::no_such_path)?;
     let mut sent = crate::body::tree(ask.content_type(), &ask.body)?.0;
     let (namespace, name) = (ask.info.namespace.as_str(), ask.info.name.as_str());
-    let pod = decoded(&api.entry(ask.kind, namespace, name)?);
+    let pod = decoded(&api.entry(&ask.kind, namespace, name)?);
     let counts =
         !matches!(dig::text(&pod, "status.phase"), "Succeeded" | "Failed" | "Pending") && !meta::is_terminating(&pod);
     let budgets: Vec<Value> = api.objects(&format!("{}/{namespace}/", kind.key_prefix()));
@@ -134,8 +136,14 @@ async fn evict(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
     }
     if let (true, Some(budget)) = (counts, ours.first()) {
         let (now, budget_name) = (api.now().rfc3339(), meta::name(budget).to_owned());
-        let change =
-            Change { kind, namespace, name: &budget_name, subresource: Some("status"), user: &ask.user, dry_run };
+        let change = Change {
+            kind: kind.into(),
+            namespace,
+            name: &budget_name,
+            subresource: Some("status"),
+            user: &ask.user,
+            dry_run,
+        };
         api.replace(&change, &mut |old| {
             let allowed = dig::int(old, "status.disruptionsAllowed").unwrap_or(0);
             if allowed <= 0 {
@@ -164,7 +172,7 @@ async fn evict(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
         propagation: dig::text(&options, "propagationPolicy").to_owned(),
         dry_run,
     };
-    match api.delete_object(ask.kind, namespace, name, &options).await? {
+    match api.delete_object(&ask.kind, namespace, name, &options).await? {
         Gone::Now(_) | Gone::Later(_) => {
             render::tree(ask.wanted.format, StatusCode::CREATED, &success(StatusCode::CREATED, Value::Null))
         }
@@ -173,7 +181,7 @@ async fn evict(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
 
 /// Makes a token for an account.
 fn token(api: &Api, ask: &Ask) -> Result<Response, Failure> {
-    let account = decoded(&api.entry(ask.kind, &ask.info.namespace, &ask.info.name)?);
+    let account = decoded(&api.entry(&ask.kind, &ask.info.namespace, &ask.info.name)?);
     let kind = find("authentication.k8s.io", "v1", "tokenrequests")
         .or_else(|| api::kinds::find_kind("authentication.k8s.io", "v1", "TokenRequest"));
     let mut request = match kind {
@@ -255,24 +263,40 @@ fn bound_object(api: &Api, ask: &Ask, request: &Value) -> Result<Option<(BoundOb
     Ok(Some((bound, object)))
 }
 
+/// Where a kind keeps the numbers of its scale.
+fn scale_paths(kind: &Kind) -> Scale {
+    let built_in = || Scale {
+        spec_replicas: "spec.replicas".to_owned(),
+        status_replicas: "status.replicas".to_owned(),
+        selector: "spec.selector".to_owned(),
+    };
+    kind.own.as_ref().and_then(|own| own.scale.clone()).unwrap_or_else(built_in)
+}
+
 /// The number of replicas, as a Scale.
 async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
-    let entry = api.entry(ask.kind, &ask.info.namespace, &ask.info.name)?;
-    let kind = find("autoscaling", "v1", "scales").or_else(|| api::kinds::find_kind("autoscaling", "v1", "Scale"));
+    let entry = api.entry(&ask.kind, &ask.info.namespace, &ask.info.name)?;
+    let paths = scale_paths(&ask.kind);
     let wanted = match ask.info.verb {
-        "get" => return shown(ask, &decoded(&entry)),
+        "get" => {
+            let object = decoded(&entry);
+            if ask.kind.own.is_some() && !dig::has(&object, &paths.spec_replicas) {
+                return Err(Failure::internal(format!(
+                    "the spec replicas field \".{}\" does not exist",
+                    paths.spec_replicas
+                )));
+            }
+            return shown(ask, &object);
+        }
         "update" => {
-            let scale = match kind {
-                Some(kind) => ask.sent(kind)?.object,
-                None => crate::body::tree(ask.content_type(), &ask.body)?.0,
-            };
+            let scale = crate::body::tree(ask.content_type(), &ask.body)?.0;
             if !matches!(dig::text(&scale, "metadata.name"), name if name.is_empty() || name == ask.info.name) {
                 return Err(Failure::bad_request("the name of the scale does not match the name on the URL"));
             }
             scale
         }
         "patch" => {
-            let mut scale = scale_of(&decoded(&entry));
+            let mut scale = scale_of(&ask.kind, &decoded(&entry));
             let patch = crate::body::tree("application/json", &ask.body)?.0;
             match crate::body::media_type(ask.content_type()) {
                 "application/json-patch+json" => api::patch::json_patch(&mut scale, &patch)
@@ -302,10 +326,10 @@ async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
     let value: Bytes = api
         .replace(&change, &mut |old| {
             if !version.is_empty() && !patched && version != meta::resource_version(old) {
-                return Err(Failure::modified(resource_of(ask.kind), &ask.info.name));
+                return Err(Failure::modified(resource_of(&ask.kind), &ask.info.name));
             }
             let mut new = old.clone();
-            dig::put(&mut new, "spec.replicas", replicas.into());
+            dig::put(&mut new, &paths.spec_replicas, replicas.into());
             Ok(new)
         })
         .await?;
@@ -313,28 +337,36 @@ async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
 }
 
 fn shown(ask: &Ask, object: &Value) -> Result<Response, Failure> {
-    render::tree(ask.wanted.format, StatusCode::OK, &scale_of(object))
+    render::tree(ask.wanted.format, StatusCode::OK, &scale_of(&ask.kind, object))
 }
 
-fn scale_of(object: &Value) -> Value {
+fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let paths = scale_paths(kind);
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[field] = object["metadata"][field].clone();
     }
-    let selector = &object["spec"]["selector"];
-    let selector = match selector.get("matchLabels").or(selector.get("matchExpressions")) {
-        Some(_) => LabelSelector::from_object(selector).ok(),
-        None => selector.as_object().map(LabelSelector::from_map),
-    };
+    let replicas = dig::int(object, &paths.status_replicas).unwrap_or(0);
     let mut scale = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": {}, "status": {"replicas": dig::int(object, "status.replicas").unwrap_or(0)},
+        "spec": {}, "status": {"replicas": replicas},
     });
-    if let Some(replicas) = dig::int(object, "spec.replicas").filter(|replicas| *replicas > 0) {
+    if let Some(replicas) = dig::int(object, &paths.spec_replicas).filter(|replicas| *replicas > 0) {
         scale["spec"]["replicas"] = replicas.into();
     }
-    if let Some(selector) = selector {
-        scale["status"]["selector"] = selector.to_string().into();
+    if let Some(selector) = scale_selector(dig::get(object, &paths.selector)) {
+        scale["status"]["selector"] = selector.into();
     }
     scale
+}
+
+/// The selector as text: custom resources keep it so, built-in kinds as an object or, the oldest, as a map.
+fn scale_selector(selector: &Value) -> Option<String> {
+    match selector {
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        selector if selector.get("matchLabels").or(selector.get("matchExpressions")).is_some() => {
+            LabelSelector::from_object(selector).ok().map(|selector| selector.to_string())
+        }
+        selector => selector.as_object().map(|map| LabelSelector::from_map(map).to_string()),
+    }
 }

@@ -185,7 +185,7 @@ struct Framer {
 impl Framer {
     fn frame(&mut self, seen: Result<Seen, Failure>) -> Bytes {
         match seen {
-            Ok(Seen::Object { event, object, revision }) if self.form.splices() => {
+            Ok(Seen::Object { event, object, revision }) if self.form.splices(revision.0) => {
                 self.api.frames.spliced(revision.0, event, &object)
             }
             Ok(Seen::Object { event, object, .. }) => self.tree(event, &object),
@@ -236,7 +236,7 @@ impl Framer {
 
 impl Form {
     /// For those who read events as stored.
-    pub(crate) fn plain(kind: &'static api::kinds::Kind) -> Form {
+    pub(crate) fn plain(kind: api::kinds::KindRef) -> Form {
         Form { kind, wanted: crate::server::PLAIN, include: render::Include::Metadata }
     }
 }

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use api::kinds::{Kind, find};
+use api::kinds::{Kind, KindRef};
 use api::{defaults, dig, meta, patch, strategy, validation};
 use bytes::Bytes;
 use http::StatusCode;
@@ -37,7 +37,7 @@ pub(crate) const BINDING: &str = "binding";
 /// What a replacement is about.
 pub(crate) struct Change<'a> {
     /// The kind in the version the client speaks.
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     pub namespace: &'a str,
     pub name: &'a str,
     /// Such as `status`; `None` for the object itself.
@@ -49,19 +49,11 @@ pub(crate) struct Change<'a> {
 /// Makes the new version from the old; both as stored.
 pub(crate) type Make<'a> = dyn FnMut(&Value) -> Result<Value, Failure> + Send + 'a;
 
-/// The row of the version in which objects of a kind are stored.
-pub(crate) fn storage_kind(kind: &'static Kind) -> &'static Kind {
-    if kind.is_storage_version() {
-        return kind;
-    }
-    find(&kind.storage_group, &kind.storage_version, &kind.plural).unwrap_or(kind)
-}
-
 impl Api {
     pub(crate) async fn create(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
-        let sent = ask.sent(ask.kind)?;
+        let sent = ask.sent(&ask.kind)?;
         let dry_run = ask.query.dry_run()?;
-        let value = self.create_object(ask.kind, &ask.info.namespace, sent.object, &ask.user, dry_run).await?;
+        let value = self.create_object(&ask.kind, &ask.info.namespace, sent.object, &ask.user, dry_run).await?;
         let mut response = render::object(&ask.form(), StatusCode::CREATED, &value, self.now())?;
         render::warn(&mut response, &sent.warnings);
         Ok(response)
@@ -70,12 +62,16 @@ impl Api {
     /// Creates an object; the answer is what was stored.
     pub(crate) async fn create_object(
         self: &Arc<Self>,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         mut object: Value,
         user: &User,
         dry_run: bool,
     ) -> Result<Bytes, Failure> {
+        if kind.own.as_ref().is_some_and(|own| own.ending) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Failure::conflict(resource_of(kind), meta::name(&object), why));
+        }
         place(kind, &mut object, namespace, "")?;
         if !meta::resource_version(&object).is_empty() {
             return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
@@ -83,7 +79,7 @@ impl Api {
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         defaults::apply(kind, &mut object);
         let object = convert::to_storage(kind, object);
-        let kind = storage_kind(kind);
+        let kind = &self.handled(kind);
         if !generated {
             return self.create_named(kind, namespace, object, user, dry_run).await;
         }
@@ -101,7 +97,7 @@ impl Api {
 
     async fn create_named(
         self: &Arc<Self>,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         mut object: Value,
         user: &User,
@@ -126,7 +122,7 @@ impl Api {
             let taken = self.store.get(&key).is_some();
             return if taken { Err(Failure::already_exists(resource_of(kind), &name)) } else { Ok(plain(&object)) };
         }
-        let (value, stamp_at) = encode::stored(&object);
+        let (value, stamp_at) = encode::stored(convert::as_stored(kind, &object).as_ref().unwrap_or(&object));
         let put = Put {
             key,
             value,
@@ -146,11 +142,11 @@ impl Api {
     }
 
     pub(crate) async fn update(self: &Arc<Self>, ask: &Ask, subresource: Option<&str>) -> Result<Response, Failure> {
-        let (sent, change) = (ask.sent(ask.kind)?, ask.change(subresource)?);
+        let (sent, change) = (ask.sent(&ask.kind)?, ask.change(subresource)?);
         let mut object = sent.object;
-        place(ask.kind, &mut object, &ask.info.namespace, &ask.info.name)?;
-        defaults::apply(ask.kind, &mut object);
-        let object = convert::to_storage(ask.kind, object);
+        place(&ask.kind, &mut object, &ask.info.namespace, &ask.info.name)?;
+        defaults::apply(&ask.kind, &mut object);
+        let object = convert::to_storage(&ask.kind, object);
         let value = self.replace(&change, &mut |_| Ok(object.clone())).await?;
         let mut response = render::object(&ask.form(), StatusCode::OK, &value, self.now())?;
         render::warn(&mut response, &sent.warnings);
@@ -164,13 +160,13 @@ impl Api {
         let mut warnings = Vec::new();
         let value = self
             .replace(&change, &mut |old| {
-                let shown = convert::from_storage(ask.kind, old.clone());
-                let sent = patch.apply(ask.kind, &shown, validation)?;
+                let shown = convert::from_storage(&ask.kind, old.clone());
+                let sent = patch.apply(&ask.kind, &shown, validation)?;
                 warnings = sent.warnings;
                 let mut new = sent.object;
-                place(ask.kind, &mut new, &ask.info.namespace, &ask.info.name)?;
-                defaults::apply(ask.kind, &mut new);
-                Ok(convert::to_storage(ask.kind, new))
+                place(&ask.kind, &mut new, &ask.info.namespace, &ask.info.name)?;
+                defaults::apply(&ask.kind, &mut new);
+                Ok(convert::to_storage(&ask.kind, new))
             })
             .await?;
         let mut response = render::object(&ask.form(), StatusCode::OK, &value, self.now())?;
@@ -180,7 +176,7 @@ impl Api {
 
     /// Puts what `make` makes of an object in its place; the answer is what is stored then.
     pub(crate) async fn replace(self: &Arc<Self>, change: &Change<'_>, make: &mut Make<'_>) -> Result<Bytes, Failure> {
-        let kind = storage_kind(change.kind);
+        let kind = &self.handled(&change.kind);
         for _ in 0..RETRIES_MAX {
             let entry = self.entry(kind, change.namespace, change.name)?;
             match self.replace_version(kind, change, &entry, make).await {
@@ -194,12 +190,12 @@ impl Api {
 
     async fn replace_version(
         self: &Arc<Self>,
-        kind: &'static Kind,
+        kind: &KindRef,
         change: &Change<'_>,
         entry: &Entry,
         make: &mut Make<'_>,
     ) -> Result<Bytes, Refused> {
-        let old = decoded(entry);
+        let old = if kind.own.is_some() { convert::from_storage(kind, decoded(entry)) } else { decoded(entry) };
         let mut new = make(&old)?;
         held_to(kind, &new, &old, change.name)?;
         let version = meta::resource_version(&old).to_owned();
@@ -226,7 +222,7 @@ impl Api {
         if change.dry_run {
             return Ok(plain(&new));
         }
-        let (value, stamp_at) = encode::stored(&new);
+        let (value, stamp_at) = encode::stored(convert::as_stored(kind, &new).as_ref().unwrap_or(&new));
         let precondition = Precondition::At(entry.revision);
         let write = if goes_now(kind, &new) {
             let tombstone = Some((value, Some(stamp_at)));
@@ -255,6 +251,15 @@ impl Api {
         if kind.group == "rbac.authorization.k8s.io" {
             self.rules.forget();
         }
+        if kind.plural == "customresourcedefinitions" && self.kinds.reload(&*self.store) {
+            self.documents.forget();
+        }
+    }
+
+    /// The row by which a write is judged: the storage version's of a built-in kind, whose versions are converted; the
+    /// client's own of a custom resource, whose versions have a schema each.
+    fn handled(&self, kind: &KindRef) -> KindRef {
+        if kind.own.is_some() { kind.clone() } else { self.kinds.storage(kind) }
     }
 }
 
@@ -286,7 +291,7 @@ impl Ask {
     pub(crate) fn change<'a>(&'a self, subresource: Option<&'a str>) -> Result<Change<'a>, Failure> {
         let (namespace, name) = (self.info.namespace.as_str(), self.info.name.as_str());
         let dry_run = self.query.dry_run()?;
-        Ok(Change { kind: self.kind, namespace, name, subresource, user: &self.user, dry_run })
+        Ok(Change { kind: self.kind.clone(), namespace, name, subresource, user: &self.user, dry_run })
     }
 }
 
@@ -299,12 +304,17 @@ enum Patch {
 
 impl Patch {
     fn of(ask: &Ask) -> Result<Patch, Failure> {
-        let accepted =
-            ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+        let mut accepted = vec![
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+        ];
+        // Only types made in Go carry the tags that strategic merging reads.
+        accepted.truncate(if ask.kind.own.is_some() { 2 } else { 3 });
         let make = match body::media_type(ask.content_type()) {
             "application/json-patch+json" => Patch::Json,
             "application/merge-patch+json" => Patch::Merge,
-            "application/strategic-merge-patch+json" => Patch::Strategic,
+            "application/strategic-merge-patch+json" if ask.kind.own.is_none() => Patch::Strategic,
             other => return Err(Failure::unsupported_media_type(other, &accepted)),
         };
         let (value, _) = body::tree("application/json", &ask.body)

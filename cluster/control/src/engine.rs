@@ -88,11 +88,9 @@ impl Engine {
 
     /// Tells a controller that reads everything what there is. Called again when that changes.
     pub fn set_resources(&mut self, resources: Vec<Resource>) {
-        if self.resources == resources {
-            return;
-        }
         for gone in self.resources.iter().filter(|known| !resources.contains(known)) {
             self.reads.remove(&gone.all());
+            self.caches.close(&gone.all());
         }
         for resource in &resources {
             self.read(resource);
@@ -102,10 +100,11 @@ impl Engine {
 
     fn read(&mut self, resource: &Resource) {
         let collection = resource.all();
-        if self.reads.contains_key(&collection) {
+        let cache = self.caches.open(&collection);
+        // A resource that went and came back has another cache than the one known here.
+        if self.reads.get(&collection).is_some_and(|known| Arc::ptr_eq(known, &cache)) {
             return;
         }
-        let cache = self.caches.open(&collection);
         cache.subscribe(&self.listener);
         // Whoever was there before us is told of like news; an entry told twice does no harm.
         for entry in cache.entries(None) {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use base::Clock;
 use bytes::Bytes;
-use client::{Caches, Client, Door, Resource};
+use client::{Caches, Client, Collection, Door, Resource};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use http::Method;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::{Done, Engine, Failure, Note, Reconciler, Recorder, Turn, Write, perform};
@@ -24,8 +24,10 @@ use crate::{Done, Engine, Failure, Note, Reconciler, Recorder, Turn, Write, perf
 const TURNS_MAX: usize = 8;
 /// Creates and deletes of one turn that are under way at the same time: they share a commit of the store.
 const WRITES_MAX: usize = 32;
-/// How often the server is asked which resources it has.
+/// How often the server is asked which resources it has, apart from when definitions change.
 const DISCOVERY: Duration = Duration::from_secs(20);
+/// After a change of definitions the question waits so long: they rarely come alone.
+const DEFINED: Duration = Duration::from_millis(50);
 
 /// What the tasks share.
 #[derive(Clone)]
@@ -58,9 +60,14 @@ async fn run_one(reconciler: Box<dyn Reconciler>, caches: Arc<Caches>, shared: S
     let recorder = Arc::new(Mutex::new(Recorder::new(about.name)));
     let wake = Arc::new(Notify::new());
     let waker = wake.clone();
+    // Held for as long as the controller runs, or nobody would fill it.
+    let definitions = about
+        .everything
+        .then(|| caches.open(&Collection::all("apiextensions.k8s.io", "v1", "customresourcedefinitions")));
     let mut engine = Engine::new(reconciler, caches, move || waker.notify_one());
     let mut working = FuturesUnordered::new();
     let mut discovery = tokio::time::interval(DISCOVERY);
+    let mut defined = definitions.as_ref().map(|cache| cache.changed());
     loop {
         while working.len() < TURNS_MAX
             && let Some(turn) = engine.next(shared.clock.now(), shared.clock.monotonic())
@@ -78,6 +85,7 @@ async fn run_one(reconciler: Box<dyn Reconciler>, caches: Arc<Caches>, shared: S
             }
             () = wake.notified() => {}
             () = tokio::time::sleep(wait.unwrap_or(DISCOVERY)), if working.len() < TURNS_MAX => {}
+            Some(Ok(())) = changed(&mut defined) => discovery.reset_after(DEFINED),
             _ = discovery.tick(), if about.everything => match resources(&shared.door).await {
                 Ok(resources) => engine.set_resources(resources),
                 Err(error) => {
@@ -86,6 +94,14 @@ async fn run_one(reconciler: Box<dyn Reconciler>, caches: Arc<Caches>, shared: S
                 }
             },
         }
+    }
+}
+
+/// Done when what is counted there changes; nothing to wait for is no answer.
+async fn changed(count: &mut Option<watch::Receiver<u64>>) -> Option<Result<(), watch::error::RecvError>> {
+    match count {
+        Some(count) => Some(count.changed().await),
+        None => None,
     }
 }
 

@@ -12,6 +12,7 @@
 mod cron;
 mod cronjob;
 mod daemonset;
+mod definitions;
 mod deployment;
 mod disruption;
 mod endpoints;
@@ -54,6 +55,7 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(statefulset::StatefulSets),
         Box::new(endpoints::Slices),
         Box::new(endpoints::Endpoints),
+        Box::new(definitions::Definitions),
         Box::new(namespace::Namespaces),
         Box::new(serviceaccount::DefaultAccounts),
         Box::new(serviceaccount::RootCa { pem: options.root_ca }),

@@ -27,6 +27,14 @@ pub fn check(schema: &Value, object: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// What of a value somewhere inside an object breaks its part of the schema.
+pub(super) fn check_at(schema: &Value, value: &Value, at: &Path<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    value_at(schema, value, at, &mut errors, 1);
+    errors.truncate(ERRORS_MAX);
+    errors
+}
+
 fn value_at(schema: &Value, value: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>, depth: usize) {
     if errors.len() >= ERRORS_MAX || depth > DEPTH_MAX || (value.is_null() && schema["nullable"] == true) {
         return;

@@ -201,6 +201,7 @@ fn kind(group: &'static str, version: &'static str, types: &str, row: &Row) -> K
         storage_group: storage_group.into(),
         storage_version: storage_version.into(),
         ty: find_ref(&format!("{types}{name}")).unwrap_or_else(|| TypeRef::from(Type::default())),
+        own: None,
     }
 }
 

@@ -113,7 +113,11 @@ fn one(name: &str, kinds: &[&Kind], dialect: Dialect, prose: &Index<'_>) -> Valu
     }
     let own = |kind: &&&Kind| matches!(kind.ty, TypeRef::Own(_));
     if let Some(kind) = kinds.iter().filter(own).find(|kind| name_of(kind) == name) {
-        return object(&kind.ty, true, dialect);
+        let mut schema = object(&kind.ty, true, dialect);
+        if dialect == Dialect::V2 {
+            fit_for_v2(&mut schema);
+        }
+        return schema;
     }
     if let Some(kind) = kinds.iter().filter(own).find(|kind| list_name_of(kind) == name) {
         return list(kind, dialect);
@@ -121,6 +125,49 @@ fn one(name: &str, kinds: &[&Kind], dialect: Dialect, prose: &Index<'_>) -> Valu
     let mut schema = find(name).map_or_else(|| json!({"type": "object"}), |ty| object(ty, false, dialect));
     describe(&mut schema, name, prose);
     schema
+}
+
+/// The old language knows neither alternatives nor `null`, and clients of its time trip over structure beside unknown
+/// fields: upstream leaves the same out of a definition's schema.
+fn fit_for_v2(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    for keyword in ["allOf", "anyOf", "not", "oneOf"] {
+        map.remove(keyword);
+    }
+    let preserves = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    if map.remove("nullable") == Some(Value::Bool(true)) {
+        map.remove("type");
+        map.remove("items");
+        map.remove("properties");
+    }
+    if preserves {
+        map.remove("items");
+        map.remove("properties");
+    }
+    let ty = map.get("type").and_then(Value::as_str);
+    if (ty == Some("array") && !map.contains_key("items")) || (ty == Some("object") && preserves) {
+        map.remove("type");
+    }
+    let nullable = |property: &Value| property["nullable"] == true;
+    let free: Vec<String> = map
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, one)| nullable(one))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if let Some(Value::Array(required)) = map.get_mut("required") {
+        required.retain(|name| !free.iter().any(|free| name == free));
+        if required.is_empty() {
+            map.remove("required");
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        map.get_mut(key).into_iter().for_each(fit_for_v2);
+    }
+    let properties = map.get_mut("properties").and_then(Value::as_object_mut);
+    properties.into_iter().flatten().for_each(|(_, property)| fit_for_v2(property));
 }
 
 /// Puts in what a built-in type and its fields are for.

@@ -5,7 +5,7 @@
 //!
 //! Invariant: an object has as many cells as its kind has columns, whatever the object looks like.
 //!
-//! Not here: the Table object around them, and the columns that a custom resource definition names (`apiserver`).
+//! Not here: the Table object around them (`apiserver`), the cells of custom resources (`custom`).
 
 mod others;
 mod pods;
@@ -15,6 +15,9 @@ mod storage;
 mod words;
 mod workloads;
 
+pub(crate) use words::since;
+
+use crate::custom;
 use crate::dig;
 use crate::kinds::Kind;
 use crate::meta;
@@ -23,15 +26,15 @@ use serde_json::{Value, json};
 
 /// One column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Column {
+pub struct Column<'a> {
     /// The heading, such as `Ready`; clients print it in capitals.
-    pub name: &'static str,
-    /// `string`, `integer`, `boolean` or `date`.
-    pub ty: &'static str,
-    /// `name` for the column that names the object, else empty.
-    pub format: &'static str,
+    pub name: &'a str,
+    /// `string`, `integer`, `boolean`, `number` or `date`.
+    pub ty: &'a str,
+    /// `name` for the column that names the object, else empty or what a definition says.
+    pub format: &'a str,
     /// What the column means.
-    pub description: &'static str,
+    pub description: &'a str,
     /// 0 always, 1 with `-o wide`.
     pub priority: i32,
 }
@@ -40,12 +43,19 @@ pub struct Column {
 type Cells = fn(&Value, Timestamp) -> Vec<Value>;
 
 /// The columns of a kind.
-pub fn columns(kind: &Kind) -> Vec<Column> {
+pub fn columns(kind: &Kind) -> Vec<Column<'_>> {
+    if let Some(own) = &kind.own {
+        return std::iter::once(rows::NAME).chain(own.columns.iter().map(custom::Printed::column)).collect();
+    }
     rows::find(kind).map_or(rows::CREATED, |row| row.columns).to_vec()
 }
 
 /// The cells of an object, one for each of [`columns`].
 pub fn row(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
+    if let Some(own) = &kind.own {
+        let name = std::iter::once(json!(meta::name(object)));
+        return name.chain(custom::cells(&own.columns, object, now)).collect();
+    }
     match rows::find(kind) {
         Some(row) => (row.cells)(object, now),
         None => vec![json!(meta::name(object)), json!(dig::text(object, "metadata.creationTimestamp"))],

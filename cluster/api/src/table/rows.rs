@@ -9,41 +9,41 @@ use crate::kinds::Kind;
 pub(super) struct Row {
     group: &'static str,
     plural: &'static str,
-    pub(super) columns: &'static [Column],
+    pub(super) columns: &'static [Column<'static>],
     pub(super) cells: Cells,
 }
 
-const fn column(name: &'static str, ty: &'static str, description: &'static str) -> Column {
+const fn column(name: &'static str, ty: &'static str, description: &'static str) -> Column<'static> {
     Column { name, ty, format: "", description, priority: 0 }
 }
-const fn text(name: &'static str, description: &'static str) -> Column {
+const fn text(name: &'static str, description: &'static str) -> Column<'static> {
     column(name, "string", description)
 }
-const fn number(name: &'static str, description: &'static str) -> Column {
+const fn number(name: &'static str, description: &'static str) -> Column<'static> {
     column(name, "integer", description)
 }
-const fn yes(name: &'static str, description: &'static str) -> Column {
+const fn yes(name: &'static str, description: &'static str) -> Column<'static> {
     column(name, "boolean", description)
 }
-const fn wide(name: &'static str, description: &'static str) -> Column {
+const fn wide(name: &'static str, description: &'static str) -> Column<'static> {
     Column { priority: 1, ..text(name, description) }
 }
-const fn row(group: &'static str, plural: &'static str, columns: &'static [Column], cells: Cells) -> Row {
+const fn row(group: &'static str, plural: &'static str, columns: &'static [Column<'static>], cells: Cells) -> Row {
     Row { group, plural, columns, cells }
 }
 
-const NAME: Column =
+pub(super) const NAME: Column<'static> =
     Column { format: "name", ..text("Name", "The object's name, unique among its kind and namespace.") };
-const AGE: Column = text("Age", "How long ago the object was created.");
-const CONTAINERS: Column = wide("Containers", "Names of the template's containers.");
-const IMAGES: Column = wide("Images", "Images of the template's containers.");
-const SELECTOR: Column = wide("Selector", "Labels of the objects that are meant.");
-const DESIRED: Column = number("Desired", "How many are wanted.");
-const CURRENT: Column = number("Current", "How many exist.");
-const READY_COUNT: Column = number("Ready", "How many are ready.");
-const WEBHOOKS: &[Column] = &[NAME, number("Webhooks", "How many webhooks are configured."), AGE];
-const PARAM_KIND: Column = text("ParamKind", "The kind of the policy's parameters.");
-const BINDING: &[Column] = &[
+const AGE: Column<'static> = text("Age", "How long ago the object was created.");
+const CONTAINERS: Column<'static> = wide("Containers", "Names of the template's containers.");
+const IMAGES: Column<'static> = wide("Images", "Images of the template's containers.");
+const SELECTOR: Column<'static> = wide("Selector", "Labels of the objects that are meant.");
+const DESIRED: Column<'static> = number("Desired", "How many are wanted.");
+const CURRENT: Column<'static> = number("Current", "How many exist.");
+const READY_COUNT: Column<'static> = number("Ready", "How many are ready.");
+const WEBHOOKS: &[Column<'static>] = &[NAME, number("Webhooks", "How many webhooks are configured."), AGE];
+const PARAM_KIND: Column<'static> = text("ParamKind", "The kind of the policy's parameters.");
+const BINDING: &[Column<'static>] = &[
     NAME,
     text("Role", "The role that is granted."),
     AGE,
@@ -51,10 +51,10 @@ const BINDING: &[Column] = &[
     wide("Groups", "Groups that get the role."),
     wide("ServiceAccounts", "Service accounts that get the role."),
 ];
-const POLICY_BINDING: &[Column] =
+const POLICY_BINDING: &[Column<'static>] =
     &[NAME, text("PolicyName", "The policy that is bound."), text("ParamRef", "The parameters it is bound with."), AGE];
-const REPLICAS: &[Column] = &[NAME, DESIRED, CURRENT, READY_COUNT, AGE, CONTAINERS, IMAGES, SELECTOR];
-const AUTOSCALER: &[Column] = &[
+const REPLICAS: &[Column<'static>] = &[NAME, DESIRED, CURRENT, READY_COUNT, AGE, CONTAINERS, IMAGES, SELECTOR];
+const AUTOSCALER: &[Column<'static>] = &[
     NAME,
     text("Reference", "What is scaled."),
     text("Targets", "Measured and wanted values."),
@@ -63,7 +63,7 @@ const AUTOSCALER: &[Column] = &[
     text("Replicas", "How many pods there are."),
     AGE,
 ];
-const EVENT: &[Column] = &[
+const EVENT: &[Column<'static>] = &[
     text("Last Seen", "How long ago it was seen last."),
     text("Type", "Normal or Warning."),
     text("Reason", "Why it happened, in one word."),
@@ -77,7 +77,7 @@ const EVENT: &[Column] = &[
 ];
 
 /// A kind without a row of its own.
-pub(super) const CREATED: &[Column] = &[NAME, column("Created At", "date", "When the object was created.")];
+pub(super) const CREATED: &[Column<'static>] = &[NAME, column("Created At", "date", "When the object was created.")];
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";

@@ -8,7 +8,7 @@ use base::Timestamp;
 use serde_json::{Value, json};
 
 /// How long ago the RFC 3339 time at `path` was.
-pub(super) fn since(object: &Value, path: &str, now: Timestamp) -> String {
+pub(crate) fn since(object: &Value, path: &str, now: Timestamp) -> String {
     match dig::text(object, path).parse::<Timestamp>() {
         Ok(then) => ago(then, now),
         Err(_) => "<unknown>".to_owned(),

@@ -5,6 +5,8 @@
 //!
 //! Invariant: nothing here looks at another object, the clock or the store.
 //!
+//! Custom resources obey the schema of their definition (`custom`).
+//!
 //! Not here: rules that need other objects (admission, see `apiserver`), structure and unknown fields (`check`).
 
 mod config;
@@ -24,7 +26,8 @@ mod wrong;
 pub use config::DATA_BYTES_MAX;
 pub use meta::{ANNOTATION_BYTES_MAX, name_rule};
 
-use crate::field::FieldError;
+use crate::custom;
+use crate::field::{ErrorKind, FieldError};
 use crate::kinds::Kind;
 use serde_json::Value;
 use wrong::Wrong;
@@ -101,6 +104,7 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     if let Some((_, _, whole, _)) = row(kind) {
         whole(object, &mut wrong);
     }
+    wrong.0.extend(custom_errors(kind, object, None));
     wrong.0
 }
 
@@ -114,7 +118,24 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
         whole(new, &mut wrong);
         change(new, old, &mut wrong);
     }
+    wrong.0.extend(custom_errors(kind, new, Some(old)));
     wrong.0
+}
+
+/// What a definition's schema says against an object. What was as wrong before and has not changed is let pass, so that
+/// a stricter schema does not lock the objects that there are.
+fn custom_errors(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let Some(own) = &kind.own else { return Vec::new() };
+    let mut errors = custom::check(&own.schema, new);
+    if let Some(old) = old.filter(|_| !errors.is_empty()) {
+        let known = custom::check(&own.schema, old);
+        errors.retain(|error| !(has_value(error) && known.contains(error)));
+    }
+    errors
+}
+
+fn has_value(error: &FieldError) -> bool {
+    matches!(error.kind, ErrorKind::Invalid | ErrorKind::NotSupported | ErrorKind::TypeInvalid | ErrorKind::Duplicate)
 }
 
 /// What is wrong with `new` as the outcome of a write to a subresource: such a write changes what the object itself may
@@ -123,6 +144,7 @@ pub fn subresource_update(kind: &Kind, subresource: &str, new: &Value, old: &Val
     let mut wrong = Wrong(meta::update(new, old));
     match subresource {
         "scale" => return update(kind, new, old),
+        _ if kind.own.is_some() => wrong.0.extend(custom_errors(kind, new, Some(old))),
         "ephemeralcontainers" if is_pod(kind) => pods::ephemeral_update(new, old, &mut wrong),
         _ => {}
     }
