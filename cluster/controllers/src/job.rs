@@ -8,7 +8,10 @@
 //!   count: whatever crashes in between, it is counted once;
 //! * `Complete` and `Failed` are final, and come after the last pod has ended.
 //!
-//! Not here: schedules (`cronjob.rs`), pod failure policies and per-index limits: such Jobs run by `backoffLimit` alone.
+//! * with `backoffLimitPerIndex` the last failed pod of an index keeps its finalizer until its successor is there, which
+//!   carries on its count of failures.
+//!
+//! Not here: schedules (`cronjob.rs`), what the policies say (`jobpolicy.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
 
+use crate::jobpolicy::{FAILURES, IGNORED, Verdict, criteria_met, ends_index, failures, judge};
 use crate::pods::{
     controller_of, from_template, is_active, is_ready, name_prefix, phase, rank_for_deletion, restarts, set_condition,
     some,
@@ -94,6 +98,8 @@ struct Sync<'a> {
     spec: JobSpec,
     status: JobStatus,
     pods: Vec<Arc<Pod>>,
+    /// Failed pods that wait for their successor before they are counted.
+    delayed: BTreeSet<String>,
     now: Timestamp,
     outcome: Outcome,
 }
@@ -103,7 +109,10 @@ impl<'a> Sync<'a> {
         let mut pods = view.owned::<Pod>(job.uid());
         pods.retain(|pod| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == job.uid()));
         let status = job.status.clone().unwrap_or_default();
-        Sync { job, spec: job.spec.clone().unwrap_or_default(), status, pods, now, outcome: Outcome::none() }
+        let spec = job.spec.clone().unwrap_or_default();
+        let mut sync = Sync { job, spec, status, pods, delayed: BTreeSet::new(), now, outcome: Outcome::none() };
+        sync.delayed = sync.delayed();
+        sync
     }
 
     fn decide(mut self) -> Outcome {
@@ -133,7 +142,8 @@ impl<'a> Sync<'a> {
         let over = finished(&self.status).is_some();
         for pod in self.pods.iter().filter(|pod| has_finalizer(pod)) {
             let indexed = self.is_indexed() && phase(pod) == "Succeeded";
-            if over || noted.contains(pod.uid()) || indexed {
+            let ignored = self.is_ignored(pod) && !self.delayed.contains(pod.uid());
+            if over || noted.contains(pod.uid()) || indexed || ignored {
                 self.outcome.writes.push(release(pod));
             }
         }
@@ -150,7 +160,43 @@ impl<'a> Sync<'a> {
     }
 
     fn replaces_only_failed(&self) -> bool {
-        self.spec.pod_replacement_policy.as_deref() == Some("Failed")
+        // What a policy says can only be told of a pod that has ended.
+        self.spec.pod_replacement_policy.as_deref() == Some("Failed") || self.spec.pod_failure_policy.is_some()
+    }
+
+    fn is_ignored(&self, pod: &Pod) -> bool {
+        self.has_failed(pod) && judge(&self.spec, pod) == Verdict::Ignore
+    }
+
+    /// Whether indexes have limits of their own.
+    fn limits_indexes(&self) -> bool {
+        self.is_indexed() && self.spec.backoff_limit_per_index.is_some()
+    }
+
+    fn failed_indexes(&self) -> BTreeSet<i32> {
+        parse_ranges(self.status.failed_indexes.as_deref().unwrap_or_default())
+    }
+
+    /// The failed pod of an index that failed most often.
+    fn last_failed(&self, index: i32) -> Option<&Arc<Pod>> {
+        let failed = self.pods.iter().filter(|pod| index_of(pod) == Some(index) && self.has_failed(pod));
+        failed.max_by_key(|pod| failures(&self.spec, pod))
+    }
+
+    fn delayed(&self) -> BTreeSet<String> {
+        let ending =
+            self.status.conditions.iter().flatten().any(|each| {
+                each.status == "True" && matches!(each.type_.as_str(), "FailureTarget" | "SuccessCriteriaMet")
+            });
+        if !self.limits_indexes() || ending || self.job.deleting() {
+            return BTreeSet::new();
+        }
+        let over: BTreeSet<i32> = self.completed().union(&self.failed_indexes()).copied().collect();
+        let running: BTreeSet<i32> = self.active().iter().filter_map(|pod| index_of(pod)).collect();
+        let failed = self.pods.iter().filter(|pod| self.has_failed(pod)).filter_map(|pod| index_of(pod));
+        let open = failed.filter(|index| !over.contains(index) && !running.contains(index)).collect::<BTreeSet<_>>();
+        let last = open.into_iter().filter_map(|index| self.last_failed(index));
+        last.filter(|pod| !ends_index(&self.spec, pod)).map(|pod| pod.uid().to_owned()).collect()
     }
 
     fn has_failed(&self, pod: &Pod) -> bool {
@@ -192,9 +238,15 @@ impl<'a> Sync<'a> {
                     Some(index) => drop(completed.insert(index)),
                     None => note(&mut noted.succeeded),
                 }
-            } else if self.has_failed(pod) {
+            } else if self.has_failed(pod) && !self.is_ignored(pod) && !self.delayed.contains(pod.uid()) {
                 note(&mut noted.failed);
             }
+        }
+        if self.limits_indexes() {
+            let ended = self.pods.iter().filter(|pod| self.has_failed(pod) && ends_index(&self.spec, pod));
+            let mut failed = self.failed_indexes();
+            failed.extend(ended.filter_map(|pod| index_of(pod)).filter(|index| !completed.contains(index)));
+            self.status.failed_indexes = Some(ranges(&failed));
         }
         if self.is_indexed() {
             completed.retain(|index| *index < self.spec.completions.unwrap_or_default());
@@ -269,7 +321,10 @@ impl<'a> Sync<'a> {
                 _ => {}
             }
         }
-        let limit = self.spec.backoff_limit.unwrap_or(6);
+        if let Some(ending) = self.ending_by_policy() {
+            return Some(ending);
+        }
+        let limit = self.spec.backoff_limit.unwrap_or(if self.limits_indexes() { i32::MAX } else { 6 });
         let tries: i32 = self.active().iter().map(|pod| restarts(pod)).sum();
         let restarts_on_failure =
             self.spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
@@ -294,6 +349,34 @@ impl<'a> Sync<'a> {
         })
     }
 
+    /// The same by the Job's policies.
+    fn ending_by_policy(&self) -> Option<(&'static str, String, String)> {
+        let words = |condition, reason: &str, message: String| Some((condition, reason.to_owned(), message));
+        let failed = self.pods.iter().filter(|pod| self.has_failed(pod));
+        let why = failed.map(|pod| judge(&self.spec, pod)).find_map(|verdict| match verdict {
+            Verdict::FailJob(why) => Some(why),
+            _ => None,
+        });
+        if let Some(why) = why {
+            return words("Failed", "PodFailurePolicy", why);
+        }
+        let completed = self.completed();
+        if let Some(at) = criteria_met(&self.spec, &completed).filter(|_| self.is_indexed()) {
+            return words("Complete", "SuccessPolicy", format!("Matched rules at index {at}"));
+        }
+        if !self.limits_indexes() {
+            return None;
+        }
+        let failed = self.failed_indexes();
+        if self.spec.max_failed_indexes.is_some_and(|most| failed.len() as i64 > i64::from(most)) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return words("Failed", "MaxFailedIndexesExceeded", message.to_owned());
+        }
+        let all = failed.union(&completed).count() as i64;
+        let over = !failed.is_empty() && all >= i64::from(self.spec.completions.unwrap_or_default());
+        if over { words("Failed", "FailedIndexes", "Job has failed indexes".to_owned()) } else { None }
+    }
+
     /// Ends what still runs.
     fn stop(&mut self, _: &str) -> Vec<Write> {
         let active = self.active();
@@ -305,7 +388,7 @@ impl<'a> Sync<'a> {
         let announced = if type_ == "Failed" { "FailureTarget" } else { "SuccessCriteriaMet" };
         self.say(announced, "True", reason, message);
         let running = self.pods.iter().any(|pod| !matches!(phase(pod), "Succeeded" | "Failed"));
-        if running || self.noted() != (0, 0) {
+        if running || self.noted() != (0, 0) || !self.delayed.is_empty() {
             return;
         }
         self.say(type_, "True", reason, message);
@@ -313,7 +396,9 @@ impl<'a> Sync<'a> {
             self.status.completion_time = Some(time(self.now));
             self.tell("Completed", "Job completed");
         } else {
-            let reason = if reason == "DeadlineExceeded" { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
+            const REASONS: [&str; 4] =
+                ["DeadlineExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"];
+            let reason = REASONS.into_iter().find(|each| *each == reason).unwrap_or("BackoffLimitExceeded");
             self.outcome.events.push(Note::warning(&Regarding::object(self.job), reason, message));
         }
     }
@@ -323,7 +408,10 @@ impl<'a> Sync<'a> {
         let mut active = self.active();
         let parallelism = if self.is_suspended() { 0 } else { self.spec.parallelism.unwrap_or(1).max(0) };
         let wanted = match self.spec.completions {
-            Some(completions) => parallelism.min((completions - self.succeeded()).max(0)),
+            Some(completions) => {
+                let over = self.succeeded() + self.failed_indexes().len() as i32;
+                parallelism.min((completions - over).max(0))
+            }
             None if self.succeeded() > 0 => parallelism.min(active.len() as i32),
             None => parallelism,
         } as usize;
@@ -332,13 +420,13 @@ impl<'a> Sync<'a> {
             let surplus = (active.len() - wanted).min(PODS_MAX);
             return active[..surplus].iter().flat_map(|pod| [release(pod), self.delete(pod)]).collect();
         }
-        let leaving = self.pods.iter().filter(|pod| pod.deleting() && !matches!(phase(pod), "Succeeded" | "Failed"));
+        let leaving = self.pods.iter().filter(|pod| is_leaving(pod));
         let occupied = active.len() + if self.replaces_only_failed() { leaving.count() } else { 0 };
         let missing = wanted.saturating_sub(occupied).min(PODS_MAX);
         if missing == 0 {
             return Vec::new();
         }
-        if let Some(wait) = self.backoff() {
+        if let Some(wait) = self.backoff().filter(|_| !self.limits_indexes()) {
             self.outcome.again(wait);
             return Vec::new();
         }
@@ -346,32 +434,41 @@ impl<'a> Sync<'a> {
             return (0..missing).map(|_| self.create(None)).collect();
         }
         let mut taken = self.completed();
+        taken.extend(self.failed_indexes());
         taken.extend(active.iter().filter_map(|pod| index_of(pod)));
+        if self.replaces_only_failed() {
+            taken.extend(self.pods.iter().filter(|pod| is_leaving(pod)).filter_map(|pod| index_of(pod)));
+        }
         let free = (0..self.spec.completions.unwrap_or_default()).filter(|index| !taken.contains(index));
-        free.take(missing).map(|index| self.create(Some(index))).collect()
+        let mut writes = Vec::new();
+        for index in free {
+            match self.backoff_of(index) {
+                Some(wait) => self.outcome.again(wait),
+                None if writes.len() < missing => writes.push(self.create(Some(index))),
+                None => break,
+            }
+        }
+        writes
+    }
+
+    /// How long an index with a limit of its own waits before its next try.
+    fn backoff_of(&self, index: i32) -> Option<Duration> {
+        let pod = self.last_failed(index).filter(|_| self.limits_indexes())?;
+        let (counted, ignored) = failures(&self.spec, pod);
+        wait_after(ended(pod)?, counted + ignored, self.now)
     }
 
     /// How long to wait after failures in a row before the next try.
     fn backoff(&self) -> Option<Duration> {
-        let ended = |pod: &Pod| {
-            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-            let ends = statuses.filter_map(|each| each.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-            let removed = pod.metadata.deletion_timestamp.as_ref();
-            ends.chain(removed).chain(pod.metadata.creation_timestamp.as_ref()).map(moment).max()
-        };
         let success = self.pods.iter().filter(|pod| phase(pod) == "Succeeded").filter_map(|pod| ended(pod)).max();
         let failures: Vec<Timestamp> = self
             .pods
             .iter()
-            .filter(|pod| phase(pod) == "Failed")
+            .filter(|pod| phase(pod) == "Failed" && !self.is_ignored(pod))
             .filter_map(|pod| ended(pod))
             .filter(|at| Some(*at) > success)
             .collect();
-        let last = failures.iter().max()?;
-        let wait = BACKOFF_MIN.saturating_mul(1 << (failures.len() - 1).min(10)).min(BACKOFF_MAX);
-        // A clock that was set back must not stop the Job for longer than a back-off lasts.
-        let over = last.plus(wait).since(self.now).min(wait);
-        (!over.is_zero()).then_some(over)
+        wait_after(*failures.iter().max()?, failures.len() as i32, self.now)
     }
 
     fn create(&self, index: Option<i32>) -> Write {
@@ -390,7 +487,16 @@ impl<'a> Sync<'a> {
         pod.metadata.generate_name = Some(name_prefix(name));
         if let Some(index) = index {
             labels.insert(INDEX.to_owned(), index.to_string());
-            pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(INDEX.to_owned(), index.to_string());
+            if self.limits_indexes() {
+                let (counted, ignored) =
+                    self.last_failed(index).map(|pod| failures(&self.spec, pod)).unwrap_or_default();
+                annotations.insert(FAILURES.to_owned(), counted.to_string());
+                if ignored > 0 {
+                    annotations.insert(IGNORED.to_owned(), ignored.to_string());
+                }
+            }
             pod.metadata.generate_name = Some(name_prefix(&format!("{name}-{index}")));
             let spec = pod.spec.get_or_insert_default();
             spec.hostname = Some(format!("{name}-{index}"));
@@ -416,7 +522,7 @@ impl<'a> Sync<'a> {
         let active = self.active();
         self.status.active = some(active.len() as i32);
         self.status.ready = Some(active.iter().filter(|pod| is_ready(pod)).count() as i32);
-        let leaving = self.pods.iter().filter(|pod| pod.deleting() && !matches!(phase(pod), "Succeeded" | "Failed"));
+        let leaving = self.pods.iter().filter(|pod| is_leaving(pod));
         self.status.terminating = Some(leaving.count() as i32);
     }
 
@@ -443,6 +549,27 @@ pub fn finished(status: &JobStatus) -> Option<&JobCondition> {
     all.find(|each| each.status == "True" && matches!(each.type_.as_str(), "Complete" | "Failed"))
 }
 
+/// On its way out, and not yet there.
+fn is_leaving(pod: &Pod) -> bool {
+    pod.deleting() && !matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// When a pod's last container ended, or as close to that as can be told.
+fn ended(pod: &Pod) -> Option<Timestamp> {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ends = statuses.filter_map(|each| each.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let removed = pod.metadata.deletion_timestamp.as_ref();
+    ends.chain(removed).chain(pod.metadata.creation_timestamp.as_ref()).map(moment).max()
+}
+
+/// What is left of the wait after so many failures in a row, the last at `last`.
+fn wait_after(last: Timestamp, failures: i32, now: Timestamp) -> Option<Duration> {
+    let wait = BACKOFF_MIN.saturating_mul(1 << (failures - 1).clamp(0, 10)).min(BACKOFF_MAX);
+    // A clock that was set back must not stop the Job for longer than a back-off lasts.
+    let over = last.plus(wait).since(now).min(wait);
+    (!over.is_zero()).then_some(over)
+}
+
 fn index_of(pod: &Pod) -> Option<i32> {
     pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
 }
@@ -458,7 +585,7 @@ fn add_index(env: &mut Vec<EnvVar>) {
 }
 
 /// `0-2,5` as numbers.
-fn parse_ranges(text: &str) -> BTreeSet<i32> {
+pub fn parse_ranges(text: &str) -> BTreeSet<i32> {
     let spans = text.split(',').filter(|span| !span.is_empty());
     let spans = spans.filter_map(|span| {
         let (from, to) = span.split_once('-').unwrap_or((span, span));
@@ -597,6 +724,112 @@ mod tests {
             (&json!("3"), &json!("sum-3"))
         );
         assert_eq!(body(&outcome, "update jobs.batch/status n/sum")["status"]["completedIndexes"], "0,2");
+    }
+
+    #[test]
+    fn a_policy_fails_the_job_at_once() {
+        let rule = json!({"action": "FailJob", "onPodConditions": [{"type": "Broken"}]});
+        let mut world = world(json!({"podFailurePolicy": {"rules": [rule]}}));
+        pod_with(
+            &mut world,
+            "a",
+            json!({"phase": "Failed", "conditions": [{"type": "Broken", "status": "True"}]}),
+            0,
+            0,
+        );
+        let (_, status) = settle(&mut world);
+        let failed = &status["conditions"][1];
+        assert_eq!((&failed["type"], &failed["reason"]), (&json!("Failed"), &json!("PodFailurePolicy")));
+        assert_eq!(failed["message"], "Pod n/a has condition Broken matching FailJob rule at index 0");
+    }
+
+    #[test]
+    fn an_ignored_failure_is_not_counted_and_lets_go_of_its_pod() {
+        let rule = json!({"action": "Ignore", "onPodConditions": [{"type": "Broken"}]});
+        let mut world = world(json!({"backoffLimit": 0, "podFailurePolicy": {"rules": [rule]}}));
+        pod_with(
+            &mut world,
+            "a",
+            json!({"phase": "Failed", "conditions": [{"type": "Broken", "status": "True"}]}),
+            0,
+            0,
+        );
+        let outcome = world.reconcile(&Jobs, "n", "sum");
+        assert!(lines(&outcome).contains(&"patch pods n/a".to_owned()));
+        let status = body(&outcome, "update jobs.batch/status n/sum")["status"].clone();
+        assert_eq!((&status["failed"], &status["conditions"]), (&json!(null), &json!(null)));
+        assert_eq!(lines(&outcome).iter().filter(|line| line.starts_with("create")).count(), 2);
+    }
+
+    /// Adds a pod of an index, with how often that index failed before.
+    fn pod_with(world: &mut World, name: &str, status: serde_json::Value, index: i32, failures: i32) {
+        world.put(Pod::RESOURCE, json!({"metadata": {"name": name, "namespace": "n", "creationTimestamp": "2026-11-23T10:00:00Z",
+            "finalizers": [FINALIZER], "annotations": {INDEX: index.to_string(), FAILURES: failures.to_string()},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sum", "uid": "j", "controller": true}]},
+            "status": status}));
+    }
+
+    fn per_index(more: serde_json::Value) -> World {
+        let mut all = json!({"completionMode": "Indexed", "backoffLimitPerIndex": 1});
+        all.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        world(all)
+    }
+
+    #[test]
+    fn an_index_is_tried_again_by_a_pod_that_knows_how_often_it_failed() {
+        let mut world = per_index(json!({}));
+        pod_with(&mut world, "a", json!({"phase": "Failed"}), 0, 0);
+        pod_with(&mut world, "b", json!({"phase": "Running"}), 1, 0);
+        let outcome = world.reconcile(&Jobs, "n", "sum");
+        assert_eq!(body(&outcome, "create pods n/")["metadata"]["annotations"][FAILURES], "1");
+        assert!(
+            !lines(&outcome).contains(&"patch pods n/a".to_owned()),
+            "it keeps its finalizer until its successor is there"
+        );
+        pod_with(&mut world, "c", json!({"phase": "Running"}), 0, 1);
+        assert!(lines(&world.reconcile(&Jobs, "n", "sum")).contains(&"patch pods n/a".to_owned()));
+    }
+
+    #[test]
+    fn an_index_that_failed_too_often_fails_alone_and_the_job_in_the_end() {
+        let mut world = per_index(json!({}));
+        pod_with(&mut world, "a", json!({"phase": "Failed"}), 0, 1);
+        pod_with(&mut world, "b", json!({"phase": "Running"}), 1, 0);
+        let (told, status) = settle(&mut world);
+        assert!(told.is_empty(), "{told:?}");
+        assert_eq!((&status["failedIndexes"], &status["conditions"]), (&json!("0"), &json!(null)));
+        pod_with(&mut world, "b", json!({"phase": "Succeeded"}), 1, 0);
+        let (_, status) = settle(&mut world);
+        assert_eq!(
+            (&status["conditions"][1]["reason"], &status["completedIndexes"]),
+            (&json!("FailedIndexes"), &json!("1"))
+        );
+    }
+
+    #[test]
+    fn too_many_failed_indexes_end_the_job() {
+        let mut world = per_index(json!({"maxFailedIndexes": 0}));
+        pod_with(&mut world, "a", json!({"phase": "Failed"}), 0, 1);
+        pod_with(&mut world, "b", json!({"phase": "Running"}), 1, 0);
+        let outcome = world.reconcile(&Jobs, "n", "sum");
+        assert!(lines(&outcome).contains(&"delete pods n/b".to_owned()));
+        let status = body(&outcome, "update jobs.batch/status n/sum")["status"].clone();
+        assert_eq!(status["conditions"][0]["reason"], "MaxFailedIndexesExceeded");
+    }
+
+    #[test]
+    fn enough_successes_end_the_job() {
+        let mut world =
+            world(json!({"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "1"}]}}));
+        pod(&mut world, "a", 'R', true, Some(0));
+        pod(&mut world, "b", 'S', true, Some(1));
+        let outcome = world.reconcile(&Jobs, "n", "sum");
+        assert!(lines(&outcome).contains(&"delete pods n/a".to_owned()));
+        let status = body(&outcome, "update jobs.batch/status n/sum")["status"].clone();
+        assert_eq!(
+            (&status["conditions"][0]["type"], &status["conditions"][0]["reason"]),
+            (&json!("SuccessCriteriaMet"), &json!("SuccessPolicy"))
+        );
     }
 
     #[test]

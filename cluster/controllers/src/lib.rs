@@ -18,6 +18,7 @@ mod disruption;
 mod endpoints;
 mod gc;
 mod job;
+mod jobpolicy;
 mod namespace;
 mod node;
 mod placement;
