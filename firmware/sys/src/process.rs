@@ -227,10 +227,14 @@ pub fn set_name(name: &str) {
     unsafe { libc::prctl(libc::PR_SET_NAME, short.as_ptr(), 0, 0, 0) };
 }
 
-/// How soon the kernel kills this process when memory ends: -1000 never, 1000 first.
+/// How soon the kernel kills this process when memory ends: -1000 never, 1000 first. Where the machine lets us go no lower than
+/// we are (that takes CAP_SYS_RESOURCE), it stays.
 pub fn set_oom_score_adj(value: i64) -> Result<()> {
     let value = value.clamp(-1000, 1000);
-    fs::write("/proc/self/oom_score_adj", value.to_string()).doing(format_args!("set oom_score_adj to {value}"))
+    let written = fs::write("/proc/self/oom_score_adj", value.to_string());
+    let forbidden = written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    // A pod that the kernel would kill somewhat sooner is better than none at all.
+    if forbidden { Ok(()) } else { written.doing(format_args!("set oom_score_adj to {value}")) }
 }
 
 /// Becomes another user, with these groups and no others.
@@ -316,6 +320,15 @@ mod tests {
         assert!(me.is_alive());
         assert!(me.open().is_ok());
         assert!(!Process { start_ticks: me.start_ticks + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_lower_oom_score_is_set_or_left_as_it_is() {
+        let now = || fs::read_to_string("/proc/self/oom_score_adj").expect("a score").trim().to_owned();
+        let before = now();
+        set_oom_score_adj(-1).expect("both are fine");
+        assert!(now() == "-1" || now() == before);
+        set_oom_score_adj(before.parse().expect("a number")).expect("higher is always allowed");
     }
 
     #[test]
