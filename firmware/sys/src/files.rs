@@ -336,11 +336,17 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     nix::unistd::syncfs(&file).doing_to("sync the file system of", path)
 }
 
-/// Bytes free (to users without rights of their own) and in all, where `path` lies.
+/// Bytes free to users without rights of their own, and those together with the used ones, where `path` lies. What is kept back
+/// for others is in neither: a file system is as full as `df` says.
 pub fn space(path: &Path) -> Result<(u64, u64)> {
     let found = nix::sys::statvfs::statvfs(path).doing_to("measure the file system of", path)?;
     let unit = found.fragment_size() as u64;
-    Ok((found.blocks_available() as u64 * unit, found.blocks() as u64 * unit))
+    let (free, size) = usable(found.blocks() as u64, found.blocks_free() as u64, found.blocks_available() as u64);
+    Ok((free * unit, size * unit))
+}
+
+fn usable(all: u64, free: u64, available: u64) -> (u64, u64) {
+    (available, all.saturating_sub(free) + available)
 }
 
 /// Lets a pipe hold `bytes`, or as much as the kernel allows.
@@ -359,6 +365,14 @@ pub fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn space_that_is_kept_back_is_neither_used_nor_free() {
+        assert_eq!(usable(100, 40, 40), (40, 100));
+        assert_eq!(usable(100, 40, 10), (10, 70));
+        let (free, size) = space(Path::new("/")).expect("it is there");
+        assert!(free <= size && size > 0);
+    }
 
     #[test]
     fn nothing_leads_out_of_a_root() {
