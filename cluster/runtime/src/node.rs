@@ -493,7 +493,8 @@ impl Node {
         if config.pid == NamespaceMode::Pod {
             record.init = Some(self.start_init(&record.id, &cgroup)?);
         }
-        record.ready = true;
+        // Where there is an address to come, it is ready with that.
+        record.ready = record.config.network == NamespaceMode::Node;
         self.write_sandbox(&record)?;
         Ok(record)
     }
@@ -548,9 +549,11 @@ impl Node {
 
     pub(crate) fn set_addresses(&self, id: &SandboxId, ips: Vec<IpAddr>) -> Result<(), RuntimeError> {
         let mut record = self.sandbox(&id.0)?;
-        record.ips = ips;
+        (record.ips, record.ready) = (ips, true);
         self.write_sandbox(&record)?;
-        self.lock().sandboxes.insert(id.0.clone(), record);
+        let mut state = self.lock();
+        state.sandboxes.insert(id.0.clone(), record);
+        Node::tell(&mut state, &id.0);
         Ok(())
     }
 

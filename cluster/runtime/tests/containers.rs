@@ -17,6 +17,7 @@ use runtime::*;
 struct TestNode {
     folder: tempfile::TempDir,
     runtime: Option<Embedded>,
+    network: Arc<dyn Network>,
     seed: u64,
 }
 
@@ -54,7 +55,7 @@ impl TestNode {
         fs::create_dir_all(&preload).expect("made");
         fs::write(preload.join("bad.tar"), "no archive").expect("written");
         write_image(&preload.join("busybox.tar"));
-        let mut node = TestNode { folder, runtime: None, seed: 1 };
+        let mut node = TestNode { folder, runtime: None, network: Arc::new(LoopbackOnly), seed: 1 };
         node.open();
         node
     }
@@ -70,7 +71,7 @@ impl TestNode {
             keeper_args: Some(vec!["keeper".into()]),
             keeper_socket: None,
             cgroup_root: root_of(&self.folder),
-            network: Arc::new(LoopbackOnly),
+            network: self.network.clone(),
             registries: Vec::new(),
             clock: Arc::new(sys::SystemClock),
             seed: self.seed + u64::from(std::process::id()),
@@ -500,6 +501,51 @@ async fn containers_outlive_a_keeper_that_is_killed() {
     runtime.stop_container(id.clone(), Duration::ZERO).await.expect("stopped");
     assert_eq!(node.end(&id).await.1, "Unknown", "nobody saw its code");
     runtime.remove_sandbox(sandbox).await.expect("removed");
+}
+
+/// A network that says when it is asked for an address, and gives it when it is told to.
+struct Held {
+    asked: tokio::sync::Notify,
+    may_answer: tokio::sync::Notify,
+}
+
+struct Shared(Arc<Held>);
+
+impl Network for Shared {
+    fn attach(&self, _pod: PodLink) -> Answer<Vec<std::net::IpAddr>> {
+        let held = self.0.clone();
+        Box::pin(async move {
+            held.asked.notify_one();
+            held.may_answer.notified().await;
+            Ok(vec![std::net::IpAddr::from([10, 42, 0, 7])])
+        })
+    }
+    fn detach(&self, pod: PodLink) -> Answer<()> {
+        LoopbackOnly.detach(pod)
+    }
+    fn adopt(&self, pod: PodLink, ips: Vec<std::net::IpAddr>) -> Answer<()> {
+        LoopbackOnly.adopt(pod, ips)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_is_not_ready_before_it_has_its_address() {
+    let mut node = TestNode::new();
+    let held = Arc::new(Held { asked: Default::default(), may_answer: Default::default() });
+    node.network = Arc::new(Shared(held.clone()));
+    node.open();
+    let runtime = node.runtime();
+    let seen = async {
+        held.asked.notified().await;
+        let seen = runtime.list_sandboxes().await.expect("a list");
+        held.may_answer.notify_one();
+        seen
+    };
+    let (id, seen) = tokio::join!(node.sandbox(|_| ()), seen);
+    assert_eq!(seen[0].state, SandboxState::NotReady, "a container that started now would not know its own address");
+    let seen = runtime.list_sandboxes().await.expect("a list");
+    assert_eq!((seen[0].state, seen[0].ips[0].to_string()), (SandboxState::Ready, "10.42.0.7".to_owned()));
+    runtime.remove_sandbox(id).await.expect("removed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
