@@ -18,6 +18,7 @@ mod error;
 mod http;
 mod manifest;
 mod name;
+mod reach;
 mod registry;
 mod store;
 mod unpack;

@@ -30,6 +30,7 @@ use crate::error::{Doing, OciError};
 use crate::http::{Http, IDLE_LIMIT, network, read_body};
 use crate::manifest::{Descriptor, Found, Manifest, choose, read};
 use crate::name::Reference;
+use crate::reach::Reach;
 use crate::store::{Image, Store};
 
 /// The longest manifest, index or config.
@@ -81,6 +82,7 @@ impl fmt::Debug for Credentials {
 pub struct Puller {
     rules: Arc<Vec<RegistryRule>>,
     http: Http,
+    reach: Arc<Reach>,
 }
 
 /// One place an image may come from.
@@ -97,11 +99,40 @@ struct Source<'a> {
 impl Puller {
     /// Fetches by these rules.
     pub fn new(rules: Vec<RegistryRule>) -> Puller {
-        Puller { rules: Arc::new(rules), http: Http::default() }
+        Puller { rules: Arc::new(rules), http: Http::default(), reach: Arc::default() }
     }
 
-    /// Fetches an image into `store`. What is there already is not fetched again.
+    /// Fetches an image into `store`. What is there already is not fetched again. Where no registry can be reached, an image
+    /// that was put on this machine beforehand will do, as if this machine were its own mirror: pods whose images have no tag
+    /// are to be pulled at each start, and must start on a board that has no internet.
     pub async fn pull(
+        &self,
+        store: &Store,
+        name: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Image, OciError> {
+        let kept = if store.is_preloaded(name) { store.find(&name.to_string()) } else { None };
+        let Some(kept) = kept else { return self.fetch(store, name, credentials).await };
+        if !self.any_in_reach(name).await {
+            return Ok(kept);
+        }
+        match self.fetch(store, name, credentials).await {
+            Err(OciError::Network { .. }) => Ok(kept),
+            answer => answer,
+        }
+    }
+
+    async fn any_in_reach(&self, name: &Reference) -> bool {
+        let mirrors = self.rules.iter().filter(|rule| rule.registry == name.registry).flat_map(|rule| &rule.mirrors);
+        for base in mirrors.map(|mirror| mirror.trim_end_matches('/').to_owned()).chain([base_of(&name.registry)]) {
+            if self.reach.holds(&self.http, &base).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn fetch(
         &self,
         store: &Store,
         name: &Reference,

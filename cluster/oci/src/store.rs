@@ -46,6 +46,8 @@ pub struct Image {
     pub size: Bytes,
     /// Part of the firmware.
     pub pinned: bool,
+    /// Put on this machine beforehand: by the firmware, or by an archive in the preload folder.
+    pub preloaded: bool,
 }
 
 /// An image as it is written down.
@@ -58,6 +60,8 @@ struct Record {
     layers: Vec<Digest2>,
     size: u64,
     config: ImageConfig,
+    #[serde(default)]
+    preloaded: bool,
 }
 
 /// A digest in a document.
@@ -147,7 +151,7 @@ impl Store {
                     Some(known) => {
                         known.names.extend(image.names);
                         known.digests.extend(image.digests);
-                        (known.layers, known.pinned) = (image.layers, true);
+                        (known.layers, known.pinned, known.preloaded) = (image.layers, true, true);
                         for list in [&mut known.names, &mut known.digests] {
                             list.sort();
                             list.dedup();
@@ -207,7 +211,7 @@ impl Store {
             if known.get(&path) == Some(&mark) {
                 continue;
             }
-            let imported = self.import(&path, &[]);
+            let imported = self.import(&path, &[]).and_then(|images| self.mark_preloaded(images));
             if imported.is_ok() {
                 known.insert(path.clone(), mark);
             }
@@ -219,6 +223,24 @@ impl Store {
             let _ = sys::files::write_atomically(&done, &text, 0o600);
         }
         answers
+    }
+
+    fn mark_preloaded(&self, mut images: Vec<Image>) -> Result<Vec<Image>, OciError> {
+        let mut state = self.lock();
+        for image in &mut images {
+            if let Some(record) = state.records.get_mut(&image.id) {
+                (record.preloaded, image.preloaded) = (true, true);
+                self.write_record(&image.id, record)?;
+            }
+        }
+        Ok(images)
+    }
+
+    /// Whether an image of this name was put on this machine beforehand; it may have been pulled anew since.
+    pub fn is_preloaded(&self, name: &Reference) -> bool {
+        let wanted = name.digest.as_ref().map(|digest| name.with_digest(digest)).or(name.tagged());
+        let has = |image: &Image| wanted.iter().any(|name| image.names.contains(name) || image.digests.contains(name));
+        self.list().iter().any(|image| image.preloaded && has(image))
     }
 
     /// Removes an image by one of its names, or whole by its id. Layers that `in_use` knows stay until [`Store::sweep`].
@@ -330,17 +352,20 @@ impl Store {
             layers,
             size,
             config,
+            preloaded: old.is_some_and(|old| old.preloaded),
         };
         state.next_sequence += 1;
         record.names.extend(names);
         record.digests.extend(digests);
-        self.write_record(&id, &record)?;
         let losers: Vec<Digest> = state
             .records
             .iter()
             .filter(|(other, each)| **other != id && !each.names.is_disjoint(&record.names))
             .map(|(other, _)| other.clone())
             .collect();
+        // A name that was here beforehand stays one when it is pulled anew.
+        record.preloaded |= losers.iter().any(|loser| state.records.get(loser).is_some_and(|other| other.preloaded));
+        self.write_record(&id, &record)?;
         for loser in losers {
             if let Some(other) = state.records.get_mut(&loser) {
                 other.names.retain(|name| !record.names.contains(name));
@@ -405,6 +430,7 @@ impl Store {
             layers,
             size: Bytes(record.size),
             pinned,
+            preloaded: pinned || record.preloaded,
         }
     }
 }

@@ -190,3 +190,33 @@ fn layers_go_with_their_last_user() {
     machine.store.sweep(&Default::default());
     assert!(!image.layers[0].exists());
 }
+
+/// Nobody listens there.
+const OUT_OF_REACH: &str = "127.0.0.1:1/team/app:v1";
+
+#[tokio::test]
+async fn an_image_that_was_put_here_beforehand_needs_no_registry() {
+    let machine = machine();
+    let folder = machine.folder.path().join("preload");
+    fs::create_dir(&folder).expect("made");
+    fs::write(folder.join("good.tar"), tar(&layout(&[(OUT_OF_REACH, &here())]))).expect("written");
+    let added = machine.store.preload(&folder);
+    let added = added[0].1.as_ref().expect("added");
+    let puller = oci::Puller::new(Vec::new());
+    let name = OUT_OF_REACH.parse().expect("a name");
+    let reopened = Store::open(machine.store.folder(), &[]).expect("a store");
+    for store in [&machine.store, &reopened] {
+        let pulled = puller.pull(store, &name, None).await.expect("what is here will do");
+        assert_eq!(pulled.id, added[0].id);
+    }
+}
+
+#[tokio::test]
+async fn any_other_image_is_not_taken_for_pulled() {
+    let machine = machine();
+    let archive = machine.folder.path().join("x.tar");
+    fs::write(&archive, tar(&layout(&[(OUT_OF_REACH, &here())]))).expect("written");
+    machine.store.import(&archive, &[]).expect("imported");
+    let pulled = oci::Puller::new(Vec::new()).pull(&machine.store, &OUT_OF_REACH.parse().expect("a name"), None).await;
+    assert!(matches!(pulled, Err(OciError::Network { .. })), "{pulled:?}");
+}
