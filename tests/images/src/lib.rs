@@ -18,5 +18,5 @@ mod tree;
 
 pub use archive::{ArchiveError, Image, write_archive};
 pub use build::{Architecture, BuildError, build};
-pub use table::{Recipe, TABLE};
+pub use table::{Recipe, TABLE, recipes};
 pub use tree::{Entry, Tree};

@@ -69,22 +69,60 @@ const NGINX_PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Welcome to nginx!<
                           <body><h1>Welcome to nginx!</h1><p>This is a test image.</p></body></html>\n";
 
 /// Stands in for the documentation's probe examples: healthy for ten seconds, then not.
-const AGNHOST: &str = "\
-#!/bin/sh
+const AGNHOST: &str = r#"#!/bin/sh
 # Answers like the subcommands of agnhost that the documentation's manifests use.
-case \"$1\" in
-liveness)
-    begun=$(date +%s)
-    while true; do
-        age=$(($(date +%s) - begun))
-        if [ $age -lt 10 ]; then line='200 OK'; else line='500 Internal Server Error'; fi
-        printf 'HTTP/1.1 %s\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n' \"$line\" | nc -l -p 8080 >/dev/null
-    done ;;
+case "$1" in
+liveness) date +%s >/tmp/begun; exec nc -ll -p 8080 -e /usr/bin/answer-liveness ;;
 netexec) exec httpd -f -p 8080 -h /srv ;;
 pause) exec sleep 2147483647 ;;
-*) echo \"this stand-in for agnhost does not know $1\" >&2; exit 1 ;;
+*) echo "this stand-in for agnhost does not know $1" >&2; exit 1 ;;
 esac
-";
+"#;
+const ANSWER_LIVENESS: &str = r#"#!/bin/sh
+# One request on the standard streams: 200 for the first ten seconds, 500 after them.
+while read -r line && [ "${#line}" -gt 1 ]; do :; done
+age=$(($(date +%s) - $(cat /tmp/begun)))
+if [ "$age" -lt 10 ]; then line='200 OK'; else line='500 Internal Server Error'; fi
+printf 'HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n' "$line"
+"#;
+
+/// Debian's busybox has no `printenv`.
+const PRINTENV: &str = r#"#!/usr/bin/awk -f
+# Prints the variables that are named, or else all of them.
+BEGIN {
+    if (ARGC == 1) exit system("env")
+    for (i = 1; i < ARGC; i++) if (ARGV[i] in ENVIRON) print ENVIRON[ARGV[i]]; else lacking = 1
+    exit lacking
+}
+"#;
+
+/// Stands in for etcd where the documentation probes it by gRPC.
+const ETCD: &str = r#"#!/bin/sh
+# Listens where etcd is told to, and answers health checks.
+for word; do
+    if [ "$before" = --listen-client-urls ]; then port=${word##*:}; fi
+    before=$word
+done
+echo "answering gRPC health checks on port ${port:=2379}"
+exec nc -ll -p "$port" -e /usr/local/bin/answer-health
+"#;
+const ANSWER_HEALTH: &str = r#"#!/bin/sh
+# One HTTP/2 connection on the standard streams. The call that comes on stream 1 is answered as grpc.health.v1.Health/Check
+# answers: a message that says SERVING, and a status that says OK.
+bytes() { dd bs=1 count="$1" 2>/dev/null; }
+bytes 24 >/dev/null                                     # the client's preface
+printf '\0\0\0\4\0\0\0\0\0'                             # SETTINGS
+while set -- $(bytes 9 | od -An -tu1) && [ $# -eq 9 ]; do
+    bytes $(($1 * 65536 + $2 * 256 + $3)) >/dev/null
+    case "$4 $(($5 & 1))" in
+    '4 0') printf '\0\0\0\4\1\0\0\0\0' ;;               # SETTINGS: seen
+    '0 1')                                              # DATA, the last: the call is here
+        printf '\0\0\24\1\4\0\0\0\1\210\017\020\020application/grpc'
+        printf '\0\0\7\0\0\0\0\0\1\0\0\0\0\2\10\1'
+        printf '\0\0\17\1\5\0\0\0\1\0\013grpc-status\0010' ;;
+    esac
+done
+"#;
 
 /// Stands in for the log collector: prints what the node's containers write.
 const COLLECTOR: &str = "\
@@ -108,7 +146,6 @@ pub const TABLE: &[Recipe] = &[
             "docker.io/library/busybox:1.37",
             "docker.io/library/alpine:latest",
             "docker.io/library/debian:latest",
-            "docker.io/library/bash:latest",
             "registry.k8s.io/busybox:latest",
             "registry.k8s.io/busybox:1.27.2",
         ],
@@ -122,6 +159,7 @@ pub const TABLE: &[Recipe] = &[
             "docker.io/library/nginx:1.16.1",
             "docker.io/library/nginx:1.7.9",
             "docker.io/library/nginx:alpine",
+            "registry.k8s.io/nginx-slim:0.7",
             "registry.k8s.io/nginx-slim:0.8",
             "registry.k8s.io/nginx-slim:0.21",
             "registry.k8s.io/nginx-slim:0.24",
@@ -176,9 +214,34 @@ pub const TABLE: &[Recipe] = &[
             "registry.k8s.io/liveness:latest",
         ],
         stand_in: "a shell script on Debian's busybox that knows liveness, netexec and pause",
-        files: &[("agnhost", 0o755, AGNHOST), ("srv/index.html", 0o644, "ok\n")],
+        files: &[
+            ("agnhost", 0o755, AGNHOST),
+            ("usr/bin/answer-liveness", 0o755, ANSWER_LIVENESS),
+            ("srv/index.html", 0o644, "ok\n"),
+        ],
         command: &["/agnhost"],
         is_entrypoint: true,
+        ..NONE
+    },
+    Recipe {
+        names: &["docker.io/library/bash:latest", "docker.io/library/bash:5"],
+        stand_in: "Debian's bash 5.2 beside its busybox",
+        packages: &[("bash", &["usr/bin/bash", "bin/bash"]), LIBC, ("libtinfo6", &["usr/lib/TRIPLET/"])],
+        command: &["bash"],
+        ..NONE
+    },
+    Recipe {
+        names: &["docker.io/polinux/stress:latest"],
+        stand_in: "Debian's stress 1.0",
+        packages: &[("stress", &["usr/bin/stress"]), LIBC],
+        command: &["stress"],
+        ..NONE
+    },
+    Recipe {
+        names: &["registry.k8s.io/etcd:3.5.1-0", "registry.k8s.io/etcd:3.6.4-0"],
+        stand_in: "a shell script on Debian's busybox that answers gRPC health checks as etcd does, and nothing else",
+        files: &[("usr/local/bin/etcd", 0o755, ETCD), ("usr/local/bin/answer-health", 0o755, ANSWER_HEALTH)],
+        command: &["/usr/local/bin/etcd"],
         ..NONE
     },
     Recipe {
@@ -217,6 +280,7 @@ pub(crate) const BASE: Recipe = Recipe {
         ("etc/passwd", 0o644, PASSWD),
         ("etc/group", 0o644, GROUP),
         ("usr/bin/bash", 0o755, "#!/bin/sh\nexec /bin/sh \"$@\"\n"),
+        ("usr/bin/printenv", 0o755, PRINTENV),
     ],
     folders: &["tmp", "root", "home", "var", "var/log", "usr/lib", "usr/lib64", "usr/sbin"],
     ..NONE
@@ -233,6 +297,11 @@ pub(crate) const TOOLS: &str = "\
     sleep sort stat strings stty su sync sysctl tac tail tar taskset tee telnet test tftp time timeout top touch tr \
     traceroute true truncate tty umount uname uncompress unexpand uniq unix2dos unlink unlzma unxz unzip uptime usleep \
     uudecode uuencode vi watch wc wget which who whoami xargs xxd xz xzcat yes zcat";
+
+/// All recipes as text: where it differs, images do.
+pub fn recipes() -> String {
+    format!("{BASE:?}\n{TOOLS}\n{TABLE:?}\n")
+}
 
 #[cfg(test)]
 mod tests {
