@@ -19,6 +19,7 @@ use crate::console;
 use crate::disk::{self, Disk};
 use crate::phase::{Doing, Error, Phase, run_all};
 use crate::settings::{Facts, of_command_line};
+use crate::watchdog::{EARLY_S, Watchdog};
 
 /// Says what the root is and where it lies; only the initramfs has it.
 const SLOT_FILE: &str = "/slot";
@@ -47,6 +48,7 @@ pub struct Early {
     device: Option<PathBuf>,
     slot: Option<Name>,
     root: Option<PathBuf>,
+    watchdog: Option<Watchdog>,
 }
 
 /// Whether we are in the initramfs.
@@ -57,7 +59,7 @@ pub fn is_initramfs() -> bool {
 /// Boots as far as the root and becomes the program there.
 pub fn run() -> Result<Infallible, Error> {
     let mut early = Early::default();
-    run_all(PHASES, &mut early)?;
+    run_all(PHASES, &mut early, |early| early.watchdog.iter().for_each(Watchdog::feed))?;
     enter(&early)
 }
 
@@ -72,14 +74,27 @@ fn mounts(early: &mut Early) -> Result<String, Error> {
     Ok(format!("Linux {} on {}", release.trim(), early.facts.must("board")?))
 }
 
-fn load_modules(_: &mut Early) -> Result<String, Error> {
+/// Drivers are what hangs most easily: the watchdog is opened as soon as its own is in.
+fn load_modules(early: &mut Early) -> Result<String, Error> {
     let entries = fs::read_dir(MODULES).doing(format_args!("list {MODULES}"))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     for file in &files {
         sys::modules::load(file).doing(format_args!("load the module {}", file.display()))?;
+        open_watchdog(early);
     }
-    Ok(format!("{} loaded", files.len()))
+    let watchdog = if early.watchdog.is_some() { "watchdog open" } else { "no watchdog" };
+    Ok(format!("{} loaded, {watchdog}", files.len()))
+}
+
+fn open_watchdog(early: &mut Early) {
+    if early.watchdog.is_some() || early.facts.get("watchdog") != Some("open") {
+        return;
+    }
+    match Watchdog::open(EARLY_S) {
+        Ok(watchdog) => early.watchdog = watchdog,
+        Err(error) => console::say(format_args!("going on without watchdog: {}", base::chain(&error))),
+    }
 }
 
 fn find_slot(early: &mut Early) -> Result<String, Error> {
@@ -138,9 +153,11 @@ fn enter(early: &Early) -> Result<Infallible, Error> {
     nix::unistd::chroot(".").doing("make the root the root")?;
     std::env::set_current_dir("/").doing("enter the root")?;
     let disk = early.disk.as_ref().map(|disk| disk.device.as_path()).unwrap_or(Path::new(""));
+    let watchdog = early.watchdog.as_ref().map(Watchdog::hand_on).transpose()?;
     let failed = Command::new(NEXT)
         .arg(format!("disk={}", disk.display()))
         .arg(format!("slot={}", early.slot.unwrap_or(Name::A).letter()))
+        .args(watchdog.map(|number| format!("watchdog={number}")))
         .exec();
     Err(Error::Io { doing: format!("start {NEXT}"), source: failed })
 }

@@ -55,12 +55,13 @@ pub struct Phase<S> {
     pub run: fn(&mut S) -> Result<String, Error>,
 }
 
-/// Runs the phases in order; ends at the first failed one that must not fail.
-pub fn run_all<S>(phases: &[Phase<S>], state: &mut S) -> Result<(), Error> {
+/// Runs the phases in order, `after` after each; ends at the first failed one that must not fail.
+pub fn run_all<S>(phases: &[Phase<S>], state: &mut S, after: impl Fn(&S)) -> Result<(), Error> {
     for phase in phases {
         let began = Instant::now();
         let outcome = (phase.run)(state);
         let took = began.elapsed().as_millis();
+        after(state);
         match outcome {
             Ok(found) => say(format_args!("{:<10} {found} ({took} ms)", phase.name)),
             Err(error) if phase.must => {
@@ -76,6 +77,7 @@ pub fn run_all<S>(phases: &[Phase<S>], state: &mut S) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     fn ok(trace: &mut Vec<&'static str>) -> Result<String, Error> {
         trace.push("ok");
@@ -93,8 +95,9 @@ mod tests {
             Phase { name: "second", must, run: bad },
             Phase { name: "third", must: true, run: ok },
         ];
-        assert_eq!(run_all(&phases, &mut trace).is_err(), must);
-        assert_eq!(trace, expected);
+        let fed = Cell::new(0);
+        assert_eq!(run_all(&phases, &mut trace, |_| fed.set(fed.get() + 1)).is_err(), must);
+        assert_eq!((trace.as_slice(), fed.get()), (expected, expected.len()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::phase::{Doing, Error, Phase, run_all};
 use crate::power;
 use crate::settings::{Facts, Service, published, services};
 use crate::supervise;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{BOOTING_S, GOING_DOWN_S, RUNNING_S, Watchdog};
 use crate::{clock, modprobe};
 
 const BOARD: &str = "/etc/skerry/board";
@@ -65,6 +65,14 @@ pub struct Machine {
     board: Facts,
 }
 
+impl Machine {
+    fn bite_after(&self, seconds: u32) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.bite_after(seconds);
+        }
+    }
+}
+
 /// Boots the rest of the way and keeps the services running, for ever.
 pub fn run() -> Result<Infallible, Error> {
     supervise::block_signals();
@@ -73,13 +81,18 @@ pub fn run() -> Result<Infallible, Error> {
         match word.split_once('=') {
             Some(("disk", disk)) => machine.disk = disk.into(),
             Some(("slot", slot)) => machine.slot = Name::from_letter(slot).unwrap_or_default(),
+            Some(("watchdog", number)) => machine.watchdog = Watchdog::handed_on(number),
             _ => {}
         }
     }
-    run_all(PHASES, &mut machine)?;
+    machine.bite_after(BOOTING_S);
+    run_all(PHASES, &mut machine, |machine| machine.watchdog.iter().for_each(Watchdog::feed))?;
     loop {
-        match supervise::run(&mut machine) {
-            Ok(how) => power::go(how),
+        match supervise::run(&machine) {
+            Ok(how) => {
+                machine.bite_after(GOING_DOWN_S);
+                power::go(how);
+            }
             Err(error) => say(format_args!("supervising failed and begins anew: {}", chain(&error))),
         }
         sleep(Duration::from_secs(1));
@@ -157,9 +170,12 @@ fn watchdog(machine: &mut Machine) -> Result<String, Error> {
     if machine.board.get("watchdog") == Some("closed") {
         return Ok("left closed, as the board says".to_owned());
     }
-    machine.watchdog = Watchdog::open()?;
+    let since = if machine.watchdog.is_some() { "the initramfs" } else { "now" };
+    if machine.watchdog.is_none() {
+        machine.watchdog = Watchdog::open(BOOTING_S)?;
+    }
     Ok(match &machine.watchdog {
-        Some(watchdog) => format!("wants a sign of life every {} s", watchdog.every.as_secs()),
+        Some(_) => format!("open since {since}, bites after {BOOTING_S} s here and {RUNNING_S} s later"),
         None => "there is none".to_owned(),
     })
 }

@@ -30,7 +30,7 @@ use crate::data::DATA;
 use crate::power::Down;
 use crate::root::Machine;
 use crate::settings::Service;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{RUNNING_S, Watchdog};
 use crate::{clock, network, trial};
 
 /// The first pause before a program is started again.
@@ -90,7 +90,7 @@ fn signals() -> SigSet {
 }
 
 /// Runs the services until somebody asks the machine to go down; says how.
-pub fn run(machine: &mut Machine) -> io::Result<Down> {
+pub fn run(machine: &Machine) -> io::Result<Down> {
     let waiting = Waiting::default();
     let (given, heard) = bounded(1);
     let orders = Rc::new(Orders { down: Cell::new(None), given });
@@ -102,8 +102,8 @@ pub fn run(machine: &mut Machine) -> io::Result<Down> {
     for (file, port) in machine.published.clone() {
         executor.spawn(publish(file, port)).detach();
     }
-    if let Some(watchdog) = machine.watchdog.take() {
-        executor.spawn(keep_quiet(watchdog, Rc::clone(&orders))).detach();
+    if let Some(watchdog) = machine.watchdog.clone() {
+        executor.spawn(feed(watchdog)).detach();
     }
     executor.spawn(remember_time()).detach();
     executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
@@ -138,11 +138,12 @@ async fn watch(
     }
 }
 
-/// Gives the watchdog its signs of life until the machine goes down; a hanging shutdown it may still bite.
-async fn keep_quiet(mut watchdog: Watchdog, orders: Rc<Orders>) {
-    while !orders.are_given() {
-        watchdog.pet();
-        Timer::after(watchdog.every).await;
+/// Gives the watchdog its signs of life for as long as this executor gets to run its tasks.
+async fn feed(watchdog: Watchdog) {
+    let every = watchdog.bite_after(RUNNING_S) / 3;
+    loop {
+        watchdog.feed();
+        Timer::after(every).await;
     }
 }
 

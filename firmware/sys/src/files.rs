@@ -5,7 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -354,6 +354,31 @@ pub fn set_pipe_size(pipe: &impl AsFd, bytes: i32) {
     let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
 }
 
+/// Lets a descriptor outlive `exec`; gives back its number, by which [`device_handed_on`] finds it there.
+pub fn hand_on(fd: &impl AsFd) -> Result<RawFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).doing("let a descriptor outlive exec")?;
+    Ok(fd.as_fd().as_raw_fd())
+}
+
+/// Takes over the character device that [`hand_on`] left open as descriptor `number`. `None` if it is something else.
+pub fn device_handed_on(number: RawFd) -> Option<File> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    // The first three belong to the standard library.
+    if number <= libc::STDERR_FILENO {
+        return None;
+    }
+    // SAFETY: borrowed for two questions only; a number that is no descriptor is answered with an error.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let mode = SFlag::from_bits_truncate(nix::sys::stat::fstat(borrowed).ok()?.st_mode);
+    if mode & SFlag::S_IFMT != SFlag::S_IFCHR {
+        return None;
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: it is open (asked above), and whoever left it open before exec told its number to nobody but the caller.
+    Some(unsafe { File::from_raw_fd(number) })
+}
+
 /// Makes reads and writes of a descriptor return instead of waiting, or wait again.
 pub fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -372,6 +397,16 @@ mod tests {
         assert_eq!(usable(100, 40, 10), (10, 70));
         let (free, size) = space(Path::new("/")).expect("it is there");
         assert!(free <= size && size > 0);
+    }
+
+    #[test]
+    fn only_a_device_is_taken_over() {
+        use std::os::fd::IntoRawFd;
+        let (file, device) = (File::open("/proc/self/exe").expect("there"), File::open("/dev/null").expect("there"));
+        let (of_file, of_device) = (hand_on(&file).expect("kept"), hand_on(&device).expect("kept"));
+        let _as_after_exec = device.into_raw_fd();
+        assert!(device_handed_on(of_file).is_none() && device_handed_on(-1).is_none() && device_handed_on(0).is_none());
+        assert_eq!(device_handed_on(of_device).map(|device| device.as_raw_fd()), Some(of_device));
     }
 
     #[test]

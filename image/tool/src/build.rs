@@ -202,12 +202,16 @@ fn board_facts(board: &Board) -> String {
     format!(
         "name {}\nhostname skerry\nbuilt {EPOCH}\nhealthy {HEALTHY}\nwatchdog {}\nmodules {}\n",
         board.name,
-        match board.watchdog {
-            Watchdog::Open => "open",
-            Watchdog::Closed => "closed",
-        },
+        watchdog_word(board),
         board.boot_modules.join(" "),
     )
+}
+
+fn watchdog_word(board: &Board) -> &'static str {
+    match board.watchdog {
+        Watchdog::Open => "open",
+        Watchdog::Closed => "closed",
+    }
 }
 
 fn certificates(package: &Path) -> Result<String> {
@@ -246,8 +250,13 @@ fn initramfs(board: &Board, binaries: &Binaries, modules: &Modules, facts: &Fact
 fn slot_facts(board: &Board, facts: &Facts<'_>) -> String {
     let contents = facts.layout.map(|layout| layout.contents).unwrap_or_default();
     format!(
-        "board {}\ndisk {SIGNATURE:08x}\nroot_at {:010}\nroot_sectors {:010}\nhash_at {:010}\nroot_hash {:>64}\nsalt {SALT}\n",
-        board.name, contents.root.at, contents.root.sectors, contents.hashes.at, facts.hash
+        "board {}\nwatchdog {}\ndisk {SIGNATURE:08x}\nroot_at {:010}\nroot_sectors {:010}\nhash_at {:010}\nroot_hash {:>64}\nsalt {SALT}\n",
+        board.name,
+        watchdog_word(board),
+        contents.root.at,
+        contents.root.sectors,
+        contents.hashes.at,
+        facts.hash
     )
 }
 
