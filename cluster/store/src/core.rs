@@ -296,6 +296,11 @@ impl Core {
         effects.closers.extend(self.closers.drain(..).map(|closer| (closer, result.clone())));
     }
 
+    /// Why the store takes no writes at present, where that is for its log.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        if let Mode::Broken { reason } = &self.mode { Some(reason) } else { None }
+    }
+
     /// Whether the store takes no more calls.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.mode, Mode::Closing | Mode::GivingUp { .. } | Mode::Closed)

@@ -171,10 +171,16 @@ pub(crate) async fn run<L: Log>(mut driver: Driver<L>, work: Arc<Notify>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pause = REOPEN_AFTER;
+    let mut told = String::new();
     loop {
         match driver.turn().await {
-            Turn::Worked => pause = REOPEN_AFTER,
+            Turn::Worked => {
+                pause = REOPEN_AFTER;
+                tell(news(&mut told, None));
+            }
             Turn::Broken => {
+                let reason = driver.shared.read().broken().map(str::to_owned);
+                tell(news(&mut told, reason.as_deref()));
                 wait_or_closing(&driver.shared, &work, pause).await;
                 pause = (pause * 2).min(REOPEN_AFTER_MAX);
             }
@@ -192,6 +198,24 @@ pub(crate) async fn run<L: Log>(mut driver: Driver<L>, work: Arc<Notify>) {
     }
 }
 
+/// What there is to tell after `told`: once that the store takes no writes, again where the reason is another, and once that
+/// it does again.
+fn news(told: &mut String, reason: Option<&str>) -> Option<String> {
+    let (before, now) = (std::mem::take(told), reason.unwrap_or_default());
+    told.push_str(now);
+    match (before.as_str(), now) {
+        (before, now) if before == now => None,
+        (_, "") => Some("the store takes writes again".to_owned()),
+        (_, now) => Some(format!("the store is read-only until its file works again: {now}")),
+    }
+}
+
+fn tell(news: Option<String>) {
+    if let Some(news) = news {
+        tracing::warn!("{news}");
+    }
+}
+
 /// Waits, but not for a store that is to be closed.
 async fn wait_or_closing(shared: &Shared, work: &Notify, pause: Duration) {
     let closing = async {
@@ -200,4 +224,21 @@ async fn wait_or_closing(shared: &Shared, work: &Notify, pause: Duration) {
         }
     };
     let _ = tokio::time::timeout(pause, closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hinders_the_store_is_told_once_and_so_is_its_end() {
+        let mut told = String::new();
+        let mut hear = |reason| news(&mut told, reason);
+        assert_eq!(hear(None), None);
+        assert_eq!(hear(Some("full")).as_deref(), Some("the store is read-only until its file works again: full"));
+        assert_eq!(hear(Some("full")), None);
+        assert_eq!(hear(Some("gone")).as_deref(), Some("the store is read-only until its file works again: gone"));
+        assert_eq!(hear(None).as_deref(), Some("the store takes writes again"));
+        assert_eq!(hear(None), None);
+    }
 }
