@@ -2,7 +2,9 @@
 //!
 //! Start at [`open`]. Everything can be repeated, so a power cut between any two steps costs nothing.
 //!
-//! Invariant: what is on it is never given up for a new file system: where it cannot be mounted, we say so and try again.
+//! Invariants:
+//! * what is on it is never given up for a new file system: where it cannot be mounted, we say why and leave it as it is;
+//! * the last of it is for what runs the machine: a pod that fills it does not keep the cluster from writing.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,6 +21,13 @@ use crate::phase::{Doing, Error};
 /// Where it is mounted.
 pub const DATA: &str = "/data";
 const PARTITION: usize = 4;
+/// Damage makes it read-only, before it spreads. What `mke2fs -m` reserved is for processes with the capability of it: a
+/// pod's root has not, and would have it by being root if that user were not another one, which nobody is.
+const OPTIONS: &str = "errors=remount-ro,resuid=4294967294";
+const SUPERBLOCK_AT: usize = 1024;
+const SUPERBLOCK_BYTES: usize = 1024;
+const MAGIC_AT: usize = 56;
+const MAGIC: [u8; 2] = [0x53, 0xef];
 /// Growing by less is not worth a write to the partition table.
 const WORTH_SECTORS: u64 = 16 << 11;
 /// Partitions end on such a border, so that no flash block is shared.
@@ -32,18 +41,43 @@ pub fn open(disk: &Disk) -> Result<String, Error> {
         .or_else(|error| if Path::new(DATA).exists() { Ok(()) } else { Err(error) })
         .doing("make /data")?;
     let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID;
-    mount(Some(&device), DATA, Some("ext4"), flags, None::<&str>)
-        .doing(format_args!("mount the data partition {}", device.display()))?;
+    mount(Some(&device), DATA, Some("ext4"), flags, Some(OPTIONS)).doing(format_args!(
+        "mount the data partition {} ({})",
+        device.display(),
+        why_unfit(&device)
+    ))?;
     let blocks = grow_file_system(&device)?;
     Ok(format!("{} holds {} MiB{}", device.display(), blocks / 256, if grown { ", grown" } else { "" }))
 }
 
-/// Mounts it for reading only: the last resort of a partition that cannot be written.
-pub fn open_read_only(disk: &Disk) -> Result<String, Error> {
-    let device = disk.partition(PARTITION);
-    mount(Some(&device), DATA, Some("ext4"), MsFlags::MS_RDONLY | MsFlags::MS_NOSUID, Some("noload"))
-        .doing(format_args!("mount the data partition {} for reading", device.display()))?;
-    Ok(format!("{} is READ-ONLY: nothing that happens now is kept", device.display()))
+/// What makes the file system of `device` unfit to be mounted, as far as its first block tells.
+fn why_unfit(device: &Path) -> String {
+    let mut block = [0; SUPERBLOCK_AT + SUPERBLOCK_BYTES];
+    match File::open(device).and_then(|mut file| file.read_exact(&mut block)) {
+        Err(error) => format!("it cannot be read: {error}"),
+        Ok(()) => judge(&block[SUPERBLOCK_AT..]).to_owned(),
+    }
+}
+
+/// The same of a superblock's bytes.
+fn judge(superblock: &[u8]) -> &'static str {
+    let (summed, sum) = superblock.split_at(SUPERBLOCK_BYTES - 4);
+    if summed.iter().all(|byte| *byte == 0) {
+        "its superblock is empty: it was wiped or never written"
+    } else if summed[MAGIC_AT..MAGIC_AT + 2] != MAGIC {
+        "its superblock is overwritten: there is no ext4 at this place"
+    } else if crc32c(summed).to_le_bytes() != sum {
+        "its superblock is damaged: it does not match its checksum"
+    } else {
+        "its superblock is whole: the damage lies further in"
+    }
+}
+
+/// The CRC-32C as ext4 uses it, without the last inversion. Bit by bit: it runs over a kilobyte, and only where things broke.
+fn crc32c(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 })
+    })
 }
 
 fn grow_partition(disk: &Disk) -> Result<bool, Error> {
@@ -110,6 +144,34 @@ mod tests {
     fn the_last_partition_grows_to_the_end_of_the_disk() {
         check(1000 << 11, Some(900));
         check((1000 << 11) + 5, Some(900));
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_the_standard() {
+        assert_eq!(!crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    /// What is said of a superblock as `mke2fs` makes it (magic, content, checksum) after `damage`.
+    fn check_damage(damage: impl FnOnce(&mut [u8]), expected: &str) {
+        let mut superblock = vec![7; SUPERBLOCK_BYTES];
+        superblock[MAGIC_AT..MAGIC_AT + 2].copy_from_slice(&MAGIC);
+        let sum = crc32c(&superblock[..SUPERBLOCK_BYTES - 4]).to_le_bytes();
+        superblock[SUPERBLOCK_BYTES - 4..].copy_from_slice(&sum);
+        damage(&mut superblock);
+        assert!(judge(&superblock).starts_with(expected), "{}", judge(&superblock));
+    }
+
+    #[test]
+    fn a_damaged_superblock_is_told_from_damage_elsewhere() {
+        check_damage(|_| {}, "its superblock is whole");
+        check_damage(|bytes| bytes[200] ^= 1, "its superblock is damaged");
+        check_damage(|bytes| bytes[MAGIC_AT] = 0, "its superblock is overwritten");
+        check_damage(|bytes| bytes.fill(0), "its superblock is empty");
+    }
+
+    #[test]
+    fn a_partition_that_is_not_there_is_named() {
+        assert_eq!(why_unfit(Path::new("/nowhere")), "it cannot be read: No such file or directory (os error 2)");
     }
 
     #[test]

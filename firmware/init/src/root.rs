@@ -52,6 +52,8 @@ pub struct Machine {
     pub slot: Name,
     /// Its name on the network.
     pub hostname: String,
+    /// Whether the data partition is mounted: nothing runs without.
+    pub has_data: bool,
     /// What to keep running.
     pub services: Vec<Service>,
     /// What to hand out, and by which port.
@@ -186,6 +188,7 @@ fn open_data(machine: &mut Machine) -> Result<String, Error> {
     let table = table.ok_or_else(|| Error::Wrong(format!("{name} has no partition table")))?;
     let disk = Disk { device: machine.disk.clone(), table };
     let told = mount_data(&disk)?;
+    machine.has_data = true;
     for folder in ["/data/init", "/data/log", "/data/var"] {
         let _read_only = fs::create_dir_all(folder);
     }
@@ -199,16 +202,17 @@ fn open_data(machine: &mut Machine) -> Result<String, Error> {
 
 fn mount_data(disk: &Disk) -> Result<String, Error> {
     let mut failed = String::new();
-    for _ in 0..DATA_TRIES {
+    for left in (0..DATA_TRIES).rev() {
         match data::open(disk) {
             Ok(told) => return Ok(told),
             Err(error) => failed = chain(&error).to_string(),
         }
-        say(format_args!("{failed}; trying again"));
-        sleep(DATA_PAUSE);
+        if left > 0 {
+            say(format_args!("{failed}; trying again"));
+            sleep(DATA_PAUSE);
+        }
     }
-    say(format_args!("the data partition cannot be written: {failed}"));
-    data::open_read_only(disk)
+    Err(Error::Wrong(failed))
 }
 
 /// The machine's own number, made once; programs look for it in /etc, which links here.

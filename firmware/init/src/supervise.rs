@@ -30,6 +30,7 @@ use crate::data::DATA;
 use crate::power::Down;
 use crate::root::Machine;
 use crate::settings::Service;
+use crate::trial::Verdict;
 use crate::watchdog::{RUNNING_S, Watchdog};
 use crate::{clock, network, trial};
 
@@ -48,6 +49,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What a program said last may still be in its pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// What hinders everything is said again for whoever comes later.
+const LAMENT_EVERY: Duration = Duration::from_secs(300);
 /// A port nobody listens at is looked at so often.
 const PORT_EVERY: Duration = Duration::from_secs(2);
 /// A lease of no length given is renewed so often.
@@ -96,8 +99,13 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     let orders = Rc::new(Orders { down: Cell::new(None), given });
     let executor = LocalExecutor::new();
     let signals = Async::new(SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)?;
-    for service in machine.services.clone() {
-        executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&orders))).detach();
+    if machine.has_data {
+        for service in machine.services.clone() {
+            executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&orders))).detach();
+        }
+        executor.spawn(remember_time()).detach();
+    } else {
+        executor.spawn(lament()).detach();
     }
     for (file, port) in machine.published.clone() {
         executor.spawn(publish(file, port)).detach();
@@ -105,10 +113,9 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     if let Some(watchdog) = machine.watchdog.clone() {
         executor.spawn(feed(watchdog)).detach();
     }
-    executor.spawn(remember_time()).detach();
     executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
     if let Some(healthy) = machine.healthy.clone() {
-        executor.spawn(confirm(healthy, machine.disk.clone(), machine.slot)).detach();
+        executor.spawn(judge(healthy, machine.disk.clone(), machine.slot, Rc::clone(&orders))).detach();
     }
     if let Some(network) = machine.network.clone() {
         executor.spawn(keep_lease(network, machine.hostname.clone())).detach();
@@ -334,15 +341,43 @@ async fn remember_time() {
     }
 }
 
-async fn confirm(healthy: String, disk: PathBuf, slot: slots::Name) {
-    while !trial::answers(&healthy) {
-        Timer::after(LOOK_EVERY).await;
+/// Without data there is nothing to run, and nothing we could do about it: whoever looks at the console is told what can be.
+async fn lament() {
+    loop {
+        say(
+            "no service is started, because the data partition cannot be used (see `data` above). Nothing on it was changed.",
+        );
+        say(
+            "another machine may repair it: `e2fsck -f` on the fourth partition, with `-b 32768 -B 4096` for its superblock",
+        );
+        Timer::after(LAMENT_EVERY).await;
     }
-    match trial::confirm(&disk, slot) {
-        Ok(true) => say(format_args!("slot {} is confirmed: {healthy} answers", slot.letter())),
-        Ok(false) => say(format_args!("healthy: {healthy} answers")),
-        Err(error) => say(format_args!("slot {} is not confirmed: {}", slot.letter(), base::chain(&error))),
+}
+
+/// Confirms a slot on trial once what it is for works, and restarts the machine when that takes too long.
+async fn judge(healthy: String, disk: PathBuf, slot: slots::Name, orders: Rc<Orders>) {
+    let began = Instant::now();
+    let on_trial = trial::is_on_trial(&disk, slot);
+    loop {
+        match trial::verdict(on_trial, trial::answers(&healthy), began.elapsed()) {
+            Verdict::Wait => drop(Timer::after(LOOK_EVERY).await),
+            Verdict::Healthy => break say(format_args!("healthy: {healthy} answers")),
+            Verdict::Confirm => break confirm(&healthy, &disk, slot).await,
+            Verdict::GiveUp => {
+                let waited = began.elapsed().as_secs();
+                say(format_args!("slot {} is on trial, and {healthy} does not answer after {waited} s", slot.letter()));
+                break orders.give(Down::Restart);
+            }
+        }
     }
+}
+
+async fn confirm(healthy: &str, disk: &Path, slot: slots::Name) {
+    while let Err(error) = trial::confirm(disk, slot) {
+        say(format_args!("slot {} is not confirmed yet: {}", slot.letter(), base::chain(&error)));
+        Timer::after(PAUSE_MAX).await;
+    }
+    say(format_args!("slot {} is confirmed: {healthy} answers", slot.letter()));
 }
 
 async fn keep_lease(mut network: network::Network, hostname: String) {

@@ -388,13 +388,14 @@ fn firmware(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked) 
     run(tool("mcopy").arg("-m").arg("-i").arg(&paths.firmware).args(&names).arg("::")).map(drop)
 }
 
-/// The data partition, empty; a board grows it to its disk.
+/// The data partition, empty; a board grows it to its disk. The reserve is for the cluster's store, which takes up to 8 MiB
+/// more at once; growing it, the kernel adds whole hundredths, rounded down: two of them.
 fn data(board: &Board, paths: &Paths) -> Result<()> {
     let _absent = fs::remove_file(&paths.data);
     let blank = File::create(&paths.data).doing("make the data partition")?;
     blank.set_len(board.data_mib << 20).doing("make the data partition")?;
     run(tool("mke2fs")
-        .args(["-q", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "1", "-J", "size=16", "-L", "skerry-data"])
+        .args(["-q", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "3", "-J", "size=16", "-L", "skerry-data"])
         .args(["-O", "64bit,metadata_csum", "-U", DATA_UUID])
         .args(["-E", &format!("hash_seed={DATA_UUID},nodiscard,lazy_itable_init=0,lazy_journal_init=0")])
         .arg(&paths.data))

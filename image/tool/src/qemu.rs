@@ -3,6 +3,8 @@
 //! Start at [`command_line`], a value; [`Machine`] starts and ends one.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -137,9 +139,9 @@ impl Machine {
 
     /// Asks it to go down and waits; pulls the plug if it does not.
     pub fn shut_down(self) -> Result<()> {
-        use std::io::Write;
+        // Held until it is off: QEMU keeps what was said for a machine that does not listen yet as long as we stay.
         let asked =
-            std::os::unix::net::UnixStream::connect(&self.files.orders).and_then(|mut port| port.write_all(b"off\n"));
+            UnixStream::connect(&self.files.orders).and_then(|mut port| port.write_all(b"off\n").map(|()| port));
         let began = Instant::now();
         while asked.is_ok() && self.is_running() && began.elapsed() < ENDS_WITHIN {
             std::thread::sleep(Duration::from_millis(50));

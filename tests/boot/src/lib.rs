@@ -19,13 +19,16 @@ use std::time::{Duration, Instant};
 use board::Board;
 use image::Tree;
 use image::build::Image;
+use image::cross::Binaries;
 use image::qemu::{Files, Machine, Way, command_line};
 use image::up::{Place, boot_number, handed_out, kubectl, put_image, ready_node, write_kubeconfig};
+use slots::{Extent, Ledger, Move, Name, sector};
 
 /// Emulated, on two busy cores.
 const WITHIN: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LINES_TOLD: usize = 40;
+const SECTOR: u64 = sector::BYTES as u64;
 
 /// Two emulated machines on two cores would measure each other, and both would build the image.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -45,13 +48,9 @@ pub struct Bench {
 impl Bench {
     /// The image of `board` on a fresh disk. Builds what is not built; `SKERRY_BINARIES` names a folder to take the binaries from.
     pub fn new(board: &str, name: &str, port: u16) -> Bench {
-        // A test that failed in its turn has left nothing that matters to the next.
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         let tree = Tree::ours();
-        image::host::prepare(&tree).expect("the tools are there");
-        let board = board::read(&tree.boards(), board).expect("the board is described");
-        let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
-        let binaries = image::cross::build(&tree, given.as_deref()).expect("the binaries build");
+        let (board, binaries) = board_and_binaries(&tree, board);
         let images = image::up::test_images(&tree).expect("the test images are made");
         let image = image::build::build(&tree, &board, &binaries, Some(&images)).expect("the image builds");
         let place = Place::named(&tree, name);
@@ -108,30 +107,70 @@ impl Bench {
         assert!(self.console().contains("Power down"), "it went down by itself\n{}", self.last_lines());
     }
 
+    /// Asks it to restart.
+    pub fn restart(&self) {
+        let port = std::os::unix::net::UnixStream::connect(&self.files().orders);
+        port.and_then(|mut port| port.write_all(b"restart\n")).expect("the machine takes orders");
+    }
+
+    /// Waits until the console has said `what` so many times since the machine was switched on.
+    pub fn hears_times(&self, what: &str, times: usize) -> Duration {
+        self.waits_for(what, || self.console().matches(what).count() >= times)
+    }
+
     /// What the console said since the machine was switched on.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.files().console).unwrap_or_default()).into_owned()
     }
 
-    /// Reads and changes the disk of a machine that is off, `at` sectors from its start.
-    pub fn change_sector(&self, at: u64, change: impl FnOnce(&mut slots::sector::Sector)) {
+    /// Reads from the disk of a machine that is off, `sectors` from sector `at` on.
+    pub fn read(&self, at: u64, sectors: u64) -> Vec<u8> {
         assert!(self.machine.is_none(), "the machine is off");
         let mut disk = open(&self.files().disk);
-        let mut sector = [0; slots::sector::BYTES];
-        let place = SeekFrom::Start(at * slots::sector::BYTES as u64);
-        disk.seek(place).and_then(|_| disk.read_exact(&mut sector)).expect("the disk can be read");
-        change(&mut sector);
-        disk.seek(place).and_then(|_| disk.write_all(&sector)).expect("the disk can be written");
+        let mut bytes = vec![0; usize::try_from(sectors * SECTOR).expect("it fits in memory")];
+        disk.seek(SeekFrom::Start(at * SECTOR))
+            .and_then(|_| disk.read_exact(&mut bytes))
+            .expect("the disk can be read");
+        bytes
     }
 
-    /// Copies slot a into slot b, as an update would fill it.
-    pub fn copy_slot(&self) {
+    /// Writes to the disk of a machine that is off, from sector `at` on.
+    pub fn write(&self, at: u64, bytes: &[u8]) {
+        assert!(self.machine.is_none(), "the machine is off");
         let mut disk = open(&self.files().disk);
-        let (from, into) = (self.image.layout.part("slot a"), self.image.layout.part("slot b"));
-        let bytes = (self.image.layout.contents.hashes.at + self.image.layout.contents.hashes.sectors) * 512;
-        let mut slot = vec![0; usize::try_from(bytes).expect("a slot fits in memory")];
-        disk.seek(SeekFrom::Start(from.at * 512)).and_then(|_| disk.read_exact(&mut slot)).expect("slot a can be read");
-        disk.seek(SeekFrom::Start(into.at * 512)).and_then(|_| disk.write_all(&slot)).expect("slot b can be written");
+        disk.seek(SeekFrom::Start(at * SECTOR)).and_then(|_| disk.write_all(bytes)).expect("the disk can be written");
+    }
+
+    /// Copies slot a into slot b, as an update would fill it, with `more` after the initramfs, and puts b on trial.
+    pub fn try_copy(&self, more: &[u8], tries: u8) {
+        let mut contents = self.image.layout.contents;
+        let end = contents.hashes.at + contents.hashes.sectors;
+        let mut slot = self.read(self.start_of("slot a"), end);
+        let initramfs = contents.initramfs.at * SECTOR;
+        let initramfs = usize::try_from(initramfs).expect("small")
+            ..usize::try_from(initramfs + contents.initramfs_bytes).expect("small");
+        let longer = [&slot[initramfs], more].concat();
+        contents.initramfs_bytes = longer.len() as u64;
+        contents.initramfs = Extent { at: end, sectors: contents.initramfs_bytes.div_ceil(SECTOR) };
+        slot.extend(longer);
+        slot[..slots::sector::BYTES].copy_from_slice(&contents.encode());
+        self.write(self.start_of("slot b"), &slot);
+        let staged = Ledger::new().apply(Name::B, Move::Stage);
+        let trial = staged.and_then(|ledger| ledger.apply(Name::B, Move::Try { tries })).expect("it can be tried");
+        self.write(slots::store::PLACES[0], &sector::encode(&Ledger::new()));
+        self.write(slots::store::PLACES[1], &sector::encode(&trial));
+    }
+
+    /// The ledger of a machine that is off.
+    pub fn ledger(&self) -> Ledger {
+        let sectors = slots::store::PLACES.map(|at| self.read(at, 1));
+        let ledgers = sectors.iter().filter_map(|bytes| sector::decode(bytes.as_slice().try_into().ok()?));
+        ledgers.max_by_key(|ledger| ledger.sequence).expect("there is a ledger")
+    }
+
+    /// Makes the disk as small as the image; the data partition finds no room to grow then.
+    pub fn shrink_disk(&self) {
+        open(&self.files().disk).set_len(self.image.layout.sectors() * SECTOR).expect("the disk can be cut");
     }
 
     /// Where a part of the disk begins, in sectors.
@@ -144,7 +183,8 @@ impl Bench {
         self.image.layout.contents.root.at
     }
 
-    fn waits_for(&self, what: &str, done: impl Fn() -> bool) -> Duration {
+    /// Waits until `done`; what does not come in time fails with the console's last lines.
+    pub fn waits_for(&self, what: &str, done: impl Fn() -> bool) -> Duration {
         while !done() {
             let runs = self.machine.as_ref().is_some_and(Machine::is_running);
             assert!(runs, "the machine went down before {what}\n{}", self.last_lines());
@@ -167,6 +207,20 @@ impl Drop for Bench {
             let _ended_already = machine.cut_power();
         }
     }
+}
+
+/// Waits until no other test of this program builds an image or runs one.
+pub fn turn() -> MutexGuard<'static, ()> {
+    // A test that failed in its turn has left nothing that matters to the next.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A board, and the binaries for it. Builds what is not built; `SKERRY_BINARIES` names a folder to take them from.
+pub fn board_and_binaries(tree: &Tree, board: &str) -> (Board, Binaries) {
+    image::host::prepare(tree).expect("the tools are there");
+    let board = board::read(&tree.boards(), board).expect("the board is described");
+    let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
+    (board, image::cross::build(tree, given.as_deref()).expect("the binaries build"))
 }
 
 fn open(disk: &Path) -> File {
