@@ -5,7 +5,7 @@
 //!
 //! Invariant: every bit set stands for a value its field can have.
 //!
-//! Not here: time zones and the clock; whoever asks for the next time walks [`Schedule::matches`] in civil time.
+//! Not here: time zones and the clock; who asks for the next time (`controllers`) walks civil time and asks [`Fields`].
 
 /// A parsed schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,14 +81,38 @@ impl Schedule {
     /// Whether a job starts in this minute. A schedule that repeats after a span fits no minute in particular.
     pub fn matches(&self, at: Minute) -> bool {
         let Schedule::At(fields) = self else { return false };
-        let has = |bits: u64, value: u8| bits & (1 << value) != 0;
-        let (day, weekday) = (has(fields.day, at.day), has(fields.weekday, at.weekday));
-        let date = match fields.day_is_any || fields.weekday_is_any {
-            true => day && weekday,
-            false => day || weekday,
-        };
-        has(fields.minute, at.minute) && has(fields.hour, at.hour) && has(fields.month, at.month) && date
+        fields.has_minute(at.minute)
+            && fields.has_hour(at.hour)
+            && fields.has_month(at.month)
+            && fields.has_date(at.day, at.weekday)
     }
+}
+
+impl Fields {
+    /// Whether this minute of an hour fits.
+    pub fn has_minute(&self, minute: u8) -> bool {
+        has(self.minute, minute)
+    }
+
+    /// Whether this hour of a day fits.
+    pub fn has_hour(&self, hour: u8) -> bool {
+        has(self.hour, hour)
+    }
+
+    /// Whether this month fits, from 1.
+    pub fn has_month(&self, month: u8) -> bool {
+        has(self.month, month)
+    }
+
+    /// Whether this day of a month fits, of which 0 is the weekday of a Sunday. If both are restricted, one is enough.
+    pub fn has_date(&self, day: u8, weekday: u8) -> bool {
+        let (day, weekday) = (has(self.day, day), has(self.weekday, weekday));
+        if self.day_is_any || self.weekday_is_any { day && weekday } else { day || weekday }
+    }
+}
+
+fn has(bits: u64, value: u8) -> bool {
+    bits & (1 << value) != 0
 }
 
 fn descriptor(text: &str) -> Result<Schedule, String> {

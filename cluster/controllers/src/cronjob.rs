@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::cron::Schedule;
 use base::Timestamp;
 use client::{Collection, DeleteOptions, Entry, Kind, Resource};
 use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself, owner};
@@ -20,7 +21,7 @@ use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::cron::Schedule;
+use crate::cron::{after, latest};
 use crate::job::finished;
 use crate::pods::{controller_of, controller_reference};
 use crate::times::{moment, time};
@@ -115,12 +116,12 @@ impl Turn<'_> {
                 return self.outcome.events.push(Note::warning(&about, reason, message));
             }
         };
-        if let Some(next) = schedule.after(self.now, &zone) {
+        if let Some(next) = after(&schedule, self.now, &zone) {
             self.outcome.again(next.since(self.now) + Duration::from_millis(50));
         }
         let created = self.cron.metadata.creation_timestamp.as_ref().map(moment).unwrap_or(self.now);
         let last = status.last_schedule_time.as_ref().map(moment).unwrap_or(created);
-        let Some(due) = schedule.latest(last.min(self.now), self.now, &zone) else { return };
+        let Some(due) = latest(&schedule, last.min(self.now), self.now, &zone) else { return };
         if let Some(deadline) = self.spec.starting_deadline_seconds
             && due.plus(Duration::from_secs(deadline.max(0) as u64)) < self.now
         {

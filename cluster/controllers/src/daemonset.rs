@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use base::Timestamp;
 use client::{Collection, DeleteOptions, Entry, Kind, Resource, Selector};
-use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself, owner};
+use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
@@ -27,6 +27,7 @@ use crate::placement::{selects, taints, tolerates};
 use crate::pods::{
     claim, from_template, is_active, is_available, is_ready, moment_of, name_prefix, node_name, phase, some,
 };
+use crate::replicaset::keys_of_set;
 use crate::revisions::{History, REVISION_LABEL};
 
 /// Pods created in one pass.
@@ -49,13 +50,9 @@ impl Reconciler for DaemonSets {
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
         match collection.resource.as_str() {
             "nodes" => view.list::<DaemonSet>(None).iter().map(|set| Key::new(set.namespace(), set.name())).collect(),
-            "pods" if !entry.meta.owners.iter().any(|owner| owner.controller) => {
-                crate::replicaset::selecting::<DaemonSet>(view, entry, |set| {
-                    set.spec.as_ref().map(|spec| Selector::of(&spec.selector)).unwrap_or_else(Selector::nothing)
-                })
-            }
-            "pods" | "controllerrevisions" => owner(entry, "DaemonSet"),
-            _ => itself(entry),
+            _ => keys_of_set::<DaemonSet>(view, collection, entry, |set| {
+                set.spec.as_ref().map(|spec| Selector::of(&spec.selector)).unwrap_or_else(Selector::nothing)
+            }),
         }
     }
 

@@ -17,7 +17,8 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerStatus};
 
 use crate::pods::{
-    claim, from_template, is_active, is_available, is_ready, name_prefix, rank_for_deletion, set_condition, some,
+    Condition, claim, from_template, is_active, is_available, is_ready, name_prefix, rank_for_deletion, set_condition,
+    some,
 };
 
 /// Pods created or deleted in one pass; the next pass goes on when the cache has seen them.
@@ -41,15 +42,9 @@ impl Reconciler for ReplicaSets {
     }
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
-        match collection.resource.as_str() {
-            "pods" => match entry.meta.owners.iter().any(|owner| owner.controller) {
-                true => owner(entry, "ReplicaSet"),
-                false => selecting::<ReplicaSet>(view, entry, |set| {
-                    Selector::of(&set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default())
-                }),
-            },
-            _ => itself(entry),
-        }
+        keys_of_set::<ReplicaSet>(view, collection, entry, |set| {
+            Selector::of(&set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default())
+        })
     }
 
     fn reconcile(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Outcome {
@@ -73,12 +68,7 @@ impl Reconciler for ReplicaSets {
             observed_generation: set.metadata.generation,
             conditions: status.conditions.clone(),
         };
-        match view.failure().filter(|_| counts.differs) {
-            Some(failure) => {
-                set_condition(&mut wanted.conditions, "ReplicaFailure", "True", counts.failing, &failure.message, now);
-            }
-            None => drop_failure(&mut wanted.conditions, |each| each.type_ == "ReplicaFailure"),
-        }
+        counts.tell_failure(&mut wanted.conditions, view, now);
         if wanted != status {
             let write = Write::status(&ReplicaSet { status: Some(wanted), ..(*set).clone() });
             put_status(&mut outcome, write, view);
@@ -99,13 +89,7 @@ impl Reconciler for ReplicationControllers {
     }
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
-        match collection.resource.as_str() {
-            "pods" => match entry.meta.owners.iter().any(|owner| owner.controller) {
-                true => owner(entry, "ReplicationController"),
-                false => selecting::<ReplicationController>(view, entry, selector_of),
-            },
-            _ => itself(entry),
-        }
+        keys_of_set::<ReplicationController>(view, collection, entry, selector_of)
     }
 
     fn reconcile(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Outcome {
@@ -128,12 +112,7 @@ impl Reconciler for ReplicationControllers {
             observed_generation: set.metadata.generation,
             conditions: status.conditions.clone(),
         };
-        match view.failure().filter(|_| counts.differs) {
-            Some(failure) => {
-                set_condition(&mut wanted.conditions, "ReplicaFailure", "True", counts.failing, &failure.message, now);
-            }
-            None => drop_failure(&mut wanted.conditions, |each| each.type_ == "ReplicaFailure"),
-        }
+        counts.tell_failure(&mut wanted.conditions, view, now);
         if wanted != status {
             let write = Write::status(&ReplicationController { status: Some(wanted), ..(*set).clone() });
             put_status(&mut outcome, write, view);
@@ -149,20 +128,27 @@ fn selector_of(set: &ReplicationController) -> Selector {
     }
 }
 
+/// Which sets may have to be looked at for an object that they own, or might; or for one of themselves.
+pub fn keys_of_set<T: Kind>(
+    view: &View<'_>,
+    collection: &Collection,
+    entry: &Entry,
+    selector: impl Fn(&T) -> Selector,
+) -> Vec<Key> {
+    if collection.resource == T::RESOURCE.plural {
+        itself(entry)
+    } else if collection.resource == "pods" && !entry.meta.owners.iter().any(|owner| owner.controller) {
+        selecting(view, entry, selector)
+    } else {
+        owner(entry, &T::RESOURCE.kind)
+    }
+}
+
 /// The sets of a namespace that would adopt an object without a controller.
 pub fn selecting<T: Kind>(view: &View<'_>, entry: &Entry, selector: impl Fn(&T) -> Selector) -> Vec<Key> {
     let sets = view.list::<T>(Some(&entry.meta.namespace));
     let wants = sets.iter().filter(|set| selector(set).matches(&entry.meta.labels));
     wants.map(|set| Key::new(set.namespace(), set.name())).collect()
-}
-
-fn drop_failure<C>(conditions: &mut Option<Vec<C>>, is_failure: impl Fn(&C) -> bool) {
-    if let Some(list) = conditions {
-        list.retain(|each| !is_failure(each));
-        if list.is_empty() {
-            *conditions = None;
-        }
-    }
 }
 
 /// The status goes last, except that a failure of the pass before must be told before the same failure ends this pass.
@@ -189,6 +175,20 @@ struct Counts {
     terminating: i32,
     differs: bool,
     failing: &'static str,
+}
+
+impl Counts {
+    /// Says why the number of pods is not what it should be, as long as that is so.
+    fn tell_failure<C: Condition>(&self, conditions: &mut Option<Vec<C>>, view: &View<'_>, now: Timestamp) {
+        const TYPE: &str = "ReplicaFailure";
+        if let Some(failure) = view.failure().filter(|_| self.differs) {
+            return set_condition(conditions, TYPE, "True", self.failing, &failure.message, now);
+        }
+        if let Some(list) = conditions {
+            list.retain(|each| each.type_() != TYPE);
+        }
+        *conditions = conditions.take().filter(|list| !list.is_empty());
+    }
 }
 
 impl<O: Kind> Set<'_, O> {

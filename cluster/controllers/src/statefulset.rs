@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 use base::Timestamp;
 use client::{Collection, DeleteOptions, Entry, Kind, Resource, Selector};
-use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself, owner};
+use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 
 use crate::deployment::portion;
 use crate::pods::{claim, from_template, is_available, is_ready, phase, some};
+use crate::replicaset::keys_of_set;
 use crate::revisions::{History, REVISION_LABEL};
 
 /// The controller of StatefulSets.
@@ -40,14 +41,10 @@ impl Reconciler for StatefulSets {
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
         match collection.resource.as_str() {
-            "pods" if !entry.meta.owners.iter().any(|owner| owner.controller) => {
-                crate::replicaset::selecting::<StatefulSet>(view, entry, |set| {
-                    set.spec.as_ref().map(|spec| Selector::of(&spec.selector)).unwrap_or_else(Selector::nothing)
-                })
-            }
-            "pods" | "controllerrevisions" => owner(entry, "StatefulSet"),
             "persistentvolumeclaims" => Vec::new(),
-            _ => itself(entry),
+            _ => keys_of_set::<StatefulSet>(view, collection, entry, |set| {
+                set.spec.as_ref().map(|spec| Selector::of(&spec.selector)).unwrap_or_else(Selector::nothing)
+            }),
         }
     }
 
