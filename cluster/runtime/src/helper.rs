@@ -44,6 +44,10 @@ pub fn helper_main(args: impl Iterator<Item = OsString>) -> i32 {
     }
 }
 
+/// How many descriptors a program may have, and up to which number it may raise that itself.
+const DESCRIPTORS: u64 = 1024;
+const DESCRIPTORS_MAX: u64 = 1 << 19;
+
 type Outcome<T> = Result<T, Failure>;
 
 /// Attaches nothing: the kernel side's errors say what was done to which thing already.
@@ -400,6 +404,8 @@ fn become_program(program: &Program, terminal: Option<OwnedFd>) -> Outcome<()> {
     }
     drop(terminal);
     let env = with_home(&program.env, &user);
+    // The keeper has many; few for programs that look at each, and more for those that ask, as other runtimes have it.
+    let _ = process::set_limit("RLIMIT_NOFILE", DESCRIPTORS, DESCRIPTORS_MAX);
     let wanted = Capabilities(identity.capabilities & rights::held_capabilities().fails()?.0);
     let filter: Vec<Instruction> = identity
         .filter

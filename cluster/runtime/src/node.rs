@@ -210,12 +210,18 @@ impl Node {
             }
             (Err(error), None) => return Err(system("reach the keeper", error)),
         };
+        sees_our_mounts(&client)?;
         *slot = Some(client.clone());
         Ok(client)
     }
 
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, RuntimeError> {
-        self.keeper()?.call(request, fds).map_err(|error| system("ask the keeper", error))
+        let answer = match self.keeper()?.call(request, fds) {
+            // It died with our question, and the next one knows all it knew. Starting something twice is for the caller.
+            Err(ClientError::Gone(_)) if !matches!(request, Request::Spawn(_)) => self.keeper()?.call(request, fds),
+            answer => answer,
+        };
+        answer.map_err(|error| system("ask the keeper", error))
     }
 
     pub(crate) fn quit_keeper(self: &Arc<Self>) -> Result<(), RuntimeError> {
@@ -314,7 +320,8 @@ impl Node {
         Ok(())
     }
 
-    /// A container that the keeper does not know: an earlier keeper had started it.
+    /// A container that the keeper does not know: an earlier keeper had started it, and its supervisor was killed too. Its
+    /// output has no reader any more, and its code only the kernel's process 1 will learn.
     fn adopt_orphan(self: &Arc<Self>, record: &ContainerRecord) {
         let Life::Running { started_at_ns, identity } = record.life else {
             let message = "the node stopped while the container was being started".to_owned();
@@ -381,7 +388,7 @@ impl Node {
         }
         let node = Arc::clone(self);
         let spawned = thread::Builder::new().name("keeper-lost".to_owned()).spawn(move || {
-            tracing::warn!("the keeper is gone: output of running containers is lost until they restart");
+            tracing::warn!("the keeper is gone; its supervisor hands what it held to the next one");
             for _ in 0..KEEPER_TRIES {
                 if node.keeper().is_ok() {
                     break;
@@ -790,7 +797,15 @@ impl Node {
         record.life = Life::Starting;
         self.write_container(&record)?;
         self.lock().containers.insert(id.0.clone(), record.clone());
-        match self.bring_up(&record, &pod) {
+        let mut started = self.bring_up(&record, &pod);
+        if started.as_ref().is_err_and(died_with_keeper) {
+            // What may have begun waits for what to become, and will not hear it: it goes, and the next keeper starts another.
+            let _ = self.hierarchy.cgroup(&record.cgroup).kill();
+            let _ = self.ask(&Request::Wait { id: id.0.clone() }, &[]);
+            let _ = self.ask(&Request::Forget { id: id.0.clone() }, &[]);
+            started = self.bring_up(&record, &pod);
+        }
+        match started {
             Ok(status) => {
                 self.set_running(&id.0, &status)?;
                 self.watch(&id.0);
@@ -1011,6 +1026,16 @@ impl Node {
     }
 
     pub(crate) fn exec(self: &Arc<Self>, id: &ContainerId, config: &ExecConfig) -> Result<Begun, RuntimeError> {
+        // A helper that was begun when the keeper died has not been told what to become, so nothing ran yet.
+        (0..EXEC_TRIES)
+            .find_map(|_| match self.begin_exec(id, config) {
+                Err(error) if died_with_keeper(&error) => None,
+                answer => Some(answer),
+            })
+            .unwrap_or_else(|| self.begin_exec(id, config))
+    }
+
+    fn begin_exec(self: &Arc<Self>, id: &ContainerId, config: &ExecConfig) -> Result<Begun, RuntimeError> {
         let (record, identity) = self.running(id, "execute a command")?;
         let target = identity.process().open().map_err(|error| system("join the container", error))?;
         let mut program = record.program.clone();
@@ -1073,15 +1098,21 @@ impl Node {
         self: &Arc<Self>,
         id: &str,
     ) -> Result<futures::future::BoxFuture<'static, Result<i32, RuntimeError>>, RuntimeError> {
-        let (sender, receiver) = oneshot::channel();
-        let keeper = self.keeper()?;
-        let (forgetting, forgotten) = (keeper.clone(), id.to_owned());
-        keeper.ask(&Request::Wait { id: id.to_owned() }, &[], move |reply| {
-            forgetting.ask(&Request::Forget { id: forgotten }, &[], |_| ());
-            let _ = sender.send(reply);
-        });
+        let mut waiting = self.end_of_exec(id)?;
+        let (node, id) = (Arc::clone(self), id.to_owned());
         Ok(async move {
-            match receiver.await {
+            let answer = loop {
+                match waiting.await {
+                    // The keeper died, and the next one knows the command; where there is none, asking says so.
+                    Ok(Err(ClientError::Gone(_))) => {
+                        let (again, asked) = (Arc::clone(&node), id.clone());
+                        let next = tokio::task::spawn_blocking(move || again.end_of_exec(&asked)).await;
+                        waiting = next.map_err(|error| system("wait for a command", error))??;
+                    }
+                    answer => break answer,
+                }
+            };
+            match answer {
                 Ok(Ok(Reply::Process(status))) => Ok(status.exit.map_or(255, |exit| exit.code)),
                 Ok(Ok(other)) => Err(system("wait for a command", format!("the keeper answered {other:?}"))),
                 Ok(Err(error)) => Err(system("wait for a command", error)),
@@ -1089,6 +1120,19 @@ impl Node {
             }
         }
         .boxed())
+    }
+
+    fn end_of_exec(&self, id: &str) -> Result<oneshot::Receiver<Result<Reply, ClientError>>, RuntimeError> {
+        let (sender, receiver) = oneshot::channel();
+        let keeper = self.keeper()?;
+        let (forgetting, forgotten) = (keeper.clone(), id.to_owned());
+        keeper.ask(&Request::Wait { id: id.to_owned() }, &[], move |reply| {
+            if reply.is_ok() {
+                forgetting.ask(&Request::Forget { id: forgotten }, &[], |_| ());
+            }
+            let _ = sender.send(reply);
+        });
+        Ok(receiver)
     }
 
     pub(crate) fn kill_exec(self: &Arc<Self>, id: &str) -> Result<(), RuntimeError> {
@@ -1225,6 +1269,9 @@ impl Node {
 /// An attached reader may be behind by so much before it loses its connection.
 const ATTACH_PIPE_BYTES: i32 = 1 << 20;
 
+/// A command is begun again so often because the keeper was killed at that moment.
+const EXEC_TRIES: usize = 3;
+
 /// How commands in containers are called at the keeper.
 const EXEC_PREFIX: &str = "exec-";
 
@@ -1291,6 +1338,30 @@ fn hear(channel: &OwnedFd) -> io::Result<Heard> {
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Whether the keeper was killed while it was asked.
+fn died_with_keeper(error: &RuntimeError) -> bool {
+    let RuntimeError::System { source, .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(ClientError::Gone(_)))
+}
+
+/// A keeper in another mount namespace starts containers that do not see their pod's namespaces and volumes.
+fn sees_our_mounts(keeper: &Client) -> Result<(), RuntimeError> {
+    let hello = keeper.call(&Request::Hello, &[]).map_err(|error| system("reach the keeper", error))?;
+    let Reply::Hello { pid } = hello else { return Ok(()) };
+    let mounts_of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt"));
+    match (mounts_of("self"), mounts_of(&pid.to_string())) {
+        (Ok(ours), Ok(theirs)) if ours != theirs => {
+            let why = format!(
+                "it runs (process {pid}) in another mount namespace, so neither sees what the other mounts. `ip netns exec` \
+                 makes a new one each time: start with `nsenter --net=/run/netns/NAME` instead; pods that run already are \
+                 ended by `skerry cleanup` from within the other one: `nsenter --target {pid} --mount --net`"
+            );
+            Err(system("use the keeper that runs", why))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -108,6 +108,9 @@ impl Life {
 
     /// How it ended, from what the keeper saw.
     pub(crate) fn ended(started_at_ns: Option<i128>, exit: keeper::Exit) -> Life {
+        if exit.code == keeper::UNKNOWN {
+            return Life::Unknown;
+        }
         let killed = exit.oom_killed && exit.code == 137;
         let reason = match exit.code {
             _ if killed => "OOMKilled",
@@ -242,6 +245,7 @@ mod tests {
     fn ended(code: i32, signal: i32, oom_killed: bool) -> String {
         let exit = keeper::Exit { code, signal, finished_at_ns: 0, oom_killed };
         match Life::ended(None, exit) {
+            Life::Unknown => "nobody knows".to_owned(),
             Life::Exited { reason, .. } => reason,
             other => panic!("{other:?}"),
         }
@@ -254,6 +258,7 @@ mod tests {
         assert_eq!(ended(137, 9, true), "OOMKilled");
         assert_eq!(ended(137, 9, false), "Error");
         assert_eq!(ended(0, 0, true), "Completed");
+        assert_eq!(ended(keeper::UNKNOWN, 0, false), "nobody knows");
     }
 
     #[test]

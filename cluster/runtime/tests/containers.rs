@@ -63,7 +63,11 @@ impl TestNode {
     /// Opens the runtime, as a new process would.
     fn open(&mut self) {
         self.seed += 1;
-        let options = Options {
+        self.runtime = Some(Embedded::open(self.options()).expect("opened"));
+    }
+
+    fn options(&self) -> Options {
+        Options {
             data: self.folder.path().join("data"),
             firmware_images: Vec::new(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_runtime-helper")),
@@ -75,8 +79,7 @@ impl TestNode {
             registries: Vec::new(),
             clock: Arc::new(sys::SystemClock),
             seed: self.seed + u64::from(std::process::id()),
-        };
-        self.runtime = Some(Embedded::open(options).expect("opened"));
+        }
     }
 
     fn runtime(&self) -> Embedded {
@@ -361,9 +364,9 @@ async fn commands_run_inside() {
     let limit = Duration::from_secs(10);
     let script = "cat /tmp/mark; echo $SET; hostname; echo no >&2; cat /proc/1/comm; cat /proc/self/cgroup; exit 4";
     let run = |script: &str| vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
-    // The mark may come a moment after the start.
+    // The mark and the program may come a moment after the start.
     let mut found = runtime.exec_sync(id.clone(), run(script), limit).await.expect("run");
-    while String::from_utf8_lossy(&found.stderr).contains("No such file") {
+    while !String::from_utf8_lossy(&found.stdout).contains("\nsleep\n") {
         found = runtime.exec_sync(id.clone(), run(script), limit).await.expect("run");
     }
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
@@ -478,21 +481,89 @@ async fn a_new_runtime_adopts_what_the_old_one_left() {
     node.runtime().remove_sandbox(sandbox).await.expect("removed");
 }
 
+/// The keeper's pid, as it says itself.
+fn keeper_pid(node: &TestNode) -> u32 {
+    let keeper = keeper::Client::connect(&node.folder.path().join("data/keeper/keeper.sock")).expect("connected");
+    let hello = keeper.call(&keeper::Request::Hello, &[]).expect("answered");
+    let keeper::Reply::Hello { pid } = hello else { panic!("{hello:?}") };
+    pid
+}
+
+fn kill(pid: u32) {
+    let process = sys::process::pidfd_open(pid).expect("there");
+    sys::process::send_signal(&process, 9).expect("killed");
+    sys::process::wait_gone(&process);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn containers_outlive_a_keeper_that_is_killed() {
+async fn a_keeper_that_is_killed_costs_containers_nothing() {
+    let node = TestNode::new();
+    let sandbox = node.sandbox(|_| ()).await;
+    let runtime = node.runtime();
+    let script = "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; done; echo last; exit 3";
+    let id = node.container(&sandbox, script, |_| ()).await;
+    runtime.start_container(id.clone()).await.expect("started");
+    let pid = node.status(&id).await.pid;
+    let waiting = {
+        let (runtime, id) = (runtime.clone(), id.clone());
+        let command = words("sh -c").into_iter().chain(["while [ ! -e /leave ]; do :; done; exit 4".to_owned()]);
+        tokio::spawn(async move { runtime.exec_sync(id, command.collect(), Duration::from_secs(60)).await })
+    };
+    for _ in 0..5 {
+        kill(keeper_pid(&node));
+        let answer = runtime.exec_sync(id.clone(), words("hostname"), Duration::from_secs(10)).await;
+        assert_eq!(answer.expect("run").stdout, b"web\n");
+        let found = node.status(&id).await;
+        assert_eq!((matches!(found.state, ContainerState::Running { .. }), found.pid), (true, pid));
+    }
+    runtime.exec_sync(id.clone(), words("touch /leave"), Duration::from_secs(10)).await.expect("run");
+    assert_eq!(waiting.await.expect("no panic").expect("its end").exit_code, 4, "a command outlives it, too");
+    // The process that is waited for may be gone before its answer is.
+    let _ = runtime.exec_sync(id.clone(), words("touch /stop"), Duration::from_secs(10)).await;
+    assert_eq!(node.end(&id).await, (3, "Error".to_owned()));
+    let log = fs::read_to_string(node.status(&id).await.log_path).expect("its log");
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.split_once(" stdout F ")).map(|(_, text)| text).collect();
+    let (last, counted) = lines.split_last().expect("lines");
+    assert_eq!(*last, "last");
+    assert!(counted.len() > 100 && counted.iter().enumerate().all(|(index, line)| *line == (index + 1).to_string()));
+    runtime.remove_sandbox(sandbox).await.expect("removed");
+}
+
+/// As `ip netns exec` does it: a mount namespace of its own for every start.
+#[test]
+fn a_keeper_among_other_mounts_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("data/keeper/keeper.sock");
+    fs::create_dir_all(socket.parent().expect("a folder")).expect("made");
+    let mut unshare = std::process::Command::new("unshare");
+    unshare
+        .arg("--mount")
+        .arg(env!("CARGO_BIN_EXE_runtime-helper"))
+        .args(["keeper", "--detach", "--socket"])
+        .arg(&socket);
+    assert!(unshare.status().expect("root may unshare").success());
+    let node = TestNode { folder, runtime: None, network: Arc::new(LoopbackOnly), seed: 1 };
+    let refused = Embedded::open(node.options()).err().expect("a refusal");
+    let keeper = keeper::Client::connect(&socket).expect("connected");
+    keeper.call(&keeper::Request::Quit, &[]).expect("told");
+    let text = base::chain(&refused).to_string();
+    assert!(text.contains("in another mount namespace") && text.contains("nsenter --net="), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_outlive_keeper_and_supervisor() {
     let node = TestNode::new();
     let sandbox = node.sandbox(|_| ()).await;
     let runtime = node.runtime();
     let id = node.container(&sandbox, "exec sleep 1000", |_| ()).await;
     runtime.start_container(id.clone()).await.expect("started");
-    let pid = node.status(&id).await.pid;
-    let socket = node.folder.path().join("data/keeper/keeper.sock");
-    let keeper = keeper::Client::connect(&socket).expect("connected");
-    let hello = keeper.call(&keeper::Request::Hello, &[]).expect("answered");
-    let keeper::Reply::Hello { pid: keeper_pid } = hello else { panic!("{hello:?}") };
-    let keeper_process = sys::process::pidfd_open(keeper_pid).expect("there");
-    sys::process::send_signal(&keeper_process, 9).expect("killed");
-    sys::process::wait_gone(&keeper_process);
+    let (pid, keeper) = (node.status(&id).await.pid, keeper_pid(&node));
+    let status = fs::read_to_string(format!("/proc/{keeper}/status")).expect("it runs");
+    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).expect("a parent");
+    let process = sys::process::pidfd_open(keeper).expect("there");
+    kill(supervisor);
+    sys::process::send_signal(&process, 9).expect("killed");
+    sys::process::wait_gone(&process);
     // The next keeper is there for whoever asks first.
     let answer = runtime.exec_sync(id.clone(), words("hostname"), Duration::from_secs(10)).await;
     assert_eq!(answer.expect("run").stdout, b"web\n");

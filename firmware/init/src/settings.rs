@@ -65,6 +65,13 @@ pub struct Service {
     pub environment: Vec<(String, String)>,
 }
 
+impl Service {
+    /// Whether it is a keeper that leaves with us what the next one needs.
+    pub fn is_held(&self) -> bool {
+        self.args.iter().any(|word| word == "--held")
+    }
+}
+
 /// The services of `/etc/skerry/services`: name, `NAME=value` words of the environment, program, arguments, one a line.
 pub fn services(text: &str) -> Result<Vec<Service>, Error> {
     lines(text).map(service).collect()

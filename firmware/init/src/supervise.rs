@@ -5,10 +5,12 @@
 //! Invariants:
 //! * a program that ends is started again, after a pause that doubles up to [`PAUSE_MAX`] and is forgotten after a long run;
 //! * every child that the kernel hands us is reaped, ours or not;
+//! * what a keeper holds is held here too, and handed to the next keeper: see [`keeper::Holder`];
 //! * a service's log never exceeds twice [`LOG_BYTES_MAX`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -18,12 +20,15 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use keeper::Holder;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::io::{AsyncBufReadExt, BufReader};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
+use sys::process::Exit;
+use sys::spawn::Spawn;
 
 use crate::console::say;
 use crate::data::DATA;
@@ -53,6 +58,8 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const LAMENT_EVERY: Duration = Duration::from_secs(300);
 /// A port nobody listens at is looked at so often.
 const PORT_EVERY: Duration = Duration::from_secs(2);
+/// As many as the kernel lets a process have by default.
+const DESCRIPTORS_MAX: u64 = 1 << 19;
 /// A lease of no length given is renewed so often.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
 
@@ -61,7 +68,42 @@ pub fn pause_after(ran: Duration, last: Duration) -> Duration {
     if ran >= LONG_RUN { PAUSE_MIN } else { (last * 2).clamp(PAUSE_MIN, PAUSE_MAX) }
 }
 
-type Waiting = Rc<RefCell<BTreeMap<u32, Sender<String>>>>;
+/// Whose end matters to somebody.
+#[derive(Default)]
+struct Family {
+    /// Services, and who waits for the end of each.
+    services: RefCell<BTreeMap<u32, Sender<String>>>,
+    /// What the keeper left here, and the ends of the processes of keepers that died.
+    holder: RefCell<Holder>,
+}
+
+impl Family {
+    /// Buries one child that has ended, ours or not.
+    fn bury(&self) -> Option<(u32, Exit)> {
+        let (pid, exit) = sys::process::reap()?;
+        if let Some(service) = self.services.borrow_mut().remove(&pid) {
+            let _gone = service.try_send(format!("{exit:?}"));
+        }
+        Some((pid, exit))
+    }
+
+    fn bury_all(&self) {
+        while let Some((pid, exit)) = self.bury() {
+            self.holder.borrow_mut().buried(pid, exit);
+        }
+    }
+
+    /// Does what the keeper asks, until it is gone.
+    async fn hold(&self) {
+        let socket = self.holder.borrow().socket().and_then(|socket| socket.try_clone_to_owned().ok());
+        let Some(Ok(socket)) = socket.map(Async::new) else { return };
+        while socket.readable().await.is_ok() {
+            if !self.holder.borrow_mut().hear(|| self.bury()) {
+                return;
+            }
+        }
+    }
+}
 
 /// How the machine shall go down, once somebody said so.
 struct Orders {
@@ -94,14 +136,16 @@ fn signals() -> SigSet {
 
 /// Runs the services until somebody asks the machine to go down; says how.
 pub fn run(machine: &Machine) -> io::Result<Down> {
-    let waiting = Waiting::default();
+    let family = Rc::new(Family::default());
+    // The holder has several descriptors a container; without the right to, it has to do with fewer.
+    let _fewer = sys::process::set_limit("RLIMIT_NOFILE", DESCRIPTORS_MAX, DESCRIPTORS_MAX);
     let (given, heard) = bounded(1);
     let orders = Rc::new(Orders { down: Cell::new(None), given });
     let executor = LocalExecutor::new();
     let signals = Async::new(SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)?;
     if machine.has_data {
         for service in machine.services.clone() {
-            executor.spawn(keep(service, Rc::clone(&waiting), Rc::clone(&orders))).detach();
+            executor.spawn(keep(service, Rc::clone(&family), Rc::clone(&orders))).detach();
         }
         executor.spawn(remember_time()).detach();
     } else {
@@ -120,18 +164,18 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     if let Some(network) = machine.network.clone() {
         executor.spawn(keep_lease(network, machine.hostname.clone())).detach();
     }
-    smol::block_on(executor.run(watch(signals, waiting, heard, orders)))
+    smol::block_on(executor.run(watch(signals, family, heard, orders)))
 }
 
 /// Signals are told here, and children reaped.
 async fn watch(
     signals: Async<SignalFd>,
-    waiting: Waiting,
+    family: Rc<Family>,
     heard: Receiver<Down>,
     orders: Rc<Orders>,
 ) -> io::Result<Down> {
     loop {
-        reap_all(&waiting);
+        family.bury_all();
         let signalled = async { signals.readable().await.map(|()| None) };
         let ordered = async { Ok(heard.recv().await.ok()) };
         if let Some(how) = smol::future::or(signalled, ordered).await? {
@@ -163,19 +207,11 @@ fn order_of(signal: i32) -> Option<Down> {
     }
 }
 
-fn reap_all(waiting: &Waiting) {
-    while let Some((pid, exit)) = sys::process::reap() {
-        if let Some(service) = waiting.borrow_mut().remove(&pid) {
-            let _gone = service.try_send(format!("{exit:?}"));
-        }
-    }
-}
-
-async fn keep(service: Service, waiting: Waiting, orders: Rc<Orders>) {
+async fn keep(service: Service, family: Rc<Family>, orders: Rc<Orders>) {
     let mut pause = Duration::ZERO;
     while !orders.are_given() {
         let began = Instant::now();
-        match start(&service, &waiting).await {
+        match start(&service, &family).await {
             Ok(end) => say(format_args!("{} ended: {end}", service.name)),
             Err(error) => {
                 say(format_args!("failed to start {} ({}): {error}", service.name, service.program.display()));
@@ -187,28 +223,23 @@ async fn keep(service: Service, waiting: Waiting, orders: Rc<Orders>) {
 }
 
 /// Starts the program and reads what it says until it ends; tells how.
-async fn start(service: &Service, waiting: &Waiting) -> io::Result<String> {
+async fn start(service: &Service, family: &Family) -> io::Result<String> {
     let (reader, writer) = io::pipe()?;
-    let child = Command::new(&service.program)
-        .args(&service.args)
-        .env_clear()
-        .env("PATH", "/bin:/sbin")
-        .env("HOME", DATA)
-        .envs(service.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()?;
+    let pid = if service.is_held() { start_held(service, family, writer)? } else { start_plain(service, writer)? };
     let (ended, end) = bounded(1);
-    waiting.borrow_mut().insert(child.id(), ended);
-    if let Err(error) = settle(&service.name, child.id()) {
+    family.services.borrow_mut().insert(pid, ended);
+    if let Err(error) = settle(&service.name, pid) {
         say(format_args!("{} runs without a cgroup of its own: {error}", service.name));
     }
-    say(format_args!("{} started, process {}", service.name, child.id()));
+    say(format_args!("{} started, process {}", service.name, pid));
     let ending = async { end.recv().await.unwrap_or_else(|_| "nobody knows how".to_owned()) };
     let mut reading = pin!(async {
-        listen(&service.name, reader).await;
+        let hold = async {
+            if service.is_held() {
+                family.hold().await;
+            }
+        };
+        smol::future::zip(listen(&service.name, reader), hold).await;
         smol::future::pending::<String>().await
     });
     // Its children may hold the pipe open longer than it lives, so its end is what counts; its last words get a moment.
@@ -219,6 +250,38 @@ async fn start(service: &Service, waiting: &Waiting) -> io::Result<String> {
     };
     smol::future::or(reading, moment).await;
     Ok(end)
+}
+
+fn start_plain(service: &Service, output: io::PipeWriter) -> io::Result<u32> {
+    let child = Command::new(&service.program)
+        .args(&service.args)
+        .env_clear()
+        .envs(environment(service))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()?;
+    Ok(child.id())
+}
+
+/// Starts a keeper, with a socket to us at the number where it expects one.
+fn start_held(service: &Service, family: &Family, output: io::PipeWriter) -> io::Result<u32> {
+    let socket = family.holder.borrow_mut().connect()?;
+    let (program, null) = (File::open(&service.program)?, File::open("/dev/null")?);
+    let name = service.program.clone().into_os_string();
+    let args: Vec<OsString> = std::iter::once(name).chain(service.args.iter().map(OsString::from)).collect();
+    let env: Vec<OsString> = environment(service).map(|(name, value)| format!("{name}={value}").into()).collect();
+    let fds = [null.as_fd(), output.as_fd(), output.as_fd(), socket.as_fd()];
+    assert!(fds.len() - 1 == keeper::HOLDER_FD as usize, "the socket is the last of them");
+    let program = Some(program.as_fd());
+    let start = Spawn { program, args: &args, env: &env, fds: &fds, ..Spawn::default() };
+    start.start().map(|started| started.pid).map_err(io::Error::other)
+}
+
+fn environment(service: &Service) -> impl Iterator<Item = (&str, &str)> {
+    let given = service.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    [("PATH", "/bin:/sbin"), ("HOME", DATA)].into_iter().chain(given)
 }
 
 /// A cgroup for the service, and a word to the kernel that it goes last when memory ends.
@@ -411,6 +474,33 @@ mod tests {
     #[test]
     fn a_long_run_is_forgiven() {
         check(60, 30_000, 250);
+    }
+
+    #[test]
+    fn a_keeper_is_given_its_way_to_what_the_last_one_left() {
+        let family = Family::default();
+        let script = "test -S /proc/self/fd/3 && echo $SOCKET && exit 7";
+        let service = Service {
+            name: "keeper".into(),
+            program: "/bin/sh".into(),
+            args: ["-c", script, "keeper", "--held"].map(String::from).to_vec(),
+            environment: vec![("SOCKET".into(), "/run/keeper.sock".into())],
+        };
+        let (reader, writer) = io::pipe().unwrap();
+        let pid = start_held(&service, &family, writer).unwrap();
+        let (ended, end) = bounded(1);
+        family.services.borrow_mut().insert(pid, ended);
+        assert_eq!(io::read_to_string(reader).unwrap(), "/run/keeper.sock\n");
+        let said = smol::block_on(async {
+            family.hold().await;
+            loop {
+                family.bury_all();
+                if let Ok(said) = end.try_recv() {
+                    return said;
+                }
+            }
+        });
+        assert_eq!(said, "Code(7)");
     }
 
     #[test]

@@ -8,9 +8,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base::Timestamp;
+
+use crate::spool::LogEnd;
 
 /// The longest part of a line; what readers of this format expect.
 pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
@@ -49,6 +52,11 @@ impl Lines {
         }
     }
 
+    /// How many bytes of a line wait for its end.
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
     /// The stream has ended.
     pub(crate) fn finish(&mut self, now: Timestamp, out: &mut Vec<u8>) {
         if !self.begun.is_empty() {
@@ -74,13 +82,24 @@ impl Lines {
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
-    file: Option<File>,
+    file: File,
+    end: LogEnd,
 }
 
 impl LogFile {
     pub(crate) fn open(path: &Path) -> io::Result<LogFile> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(LogFile { path: path.to_owned(), file: Some(file) })
+        let end = end_of(&file)?;
+        Ok(LogFile { path: path.to_owned(), file, end })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it ends.
+    pub(crate) fn end(&self) -> LogEnd {
+        self.end
     }
 
     /// Goes on in a new file at the same path.
@@ -89,12 +108,31 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends. On a full disk the lines are lost: waiting for room would stop the process.
-    pub(crate) fn append(&mut self, text: &[u8]) {
-        if let Some(file) = &mut self.file {
-            let _ = file.write_all(text);
+    /// Takes back what lies behind `end`, if that was in this file: it comes again.
+    pub(crate) fn cut_to(&mut self, end: LogEnd) {
+        if end.inode == self.end.inode && end.bytes < self.end.bytes {
+            self.cut(end.bytes);
         }
     }
+
+    /// Appends all of it or nothing. On a full disk the lines are lost: waiting for room would stop the process.
+    pub(crate) fn append(&mut self, text: &[u8]) {
+        let before = end_of(&self.file).unwrap_or(self.end);
+        if self.file.write_all(text).is_err() {
+            return self.cut(before.bytes);
+        }
+        self.end = LogEnd { bytes: before.bytes + text.len() as u64, ..before };
+    }
+
+    fn cut(&mut self, bytes: u64) {
+        let _ = self.file.set_len(bytes);
+        self.end = end_of(&self.file).unwrap_or(self.end);
+    }
+}
+
+fn end_of(file: &File) -> io::Result<LogEnd> {
+    let about = file.metadata()?;
+    Ok(LogEnd { inode: about.ino(), bytes: about.len() })
 }
 
 #[cfg(test)]
@@ -138,5 +176,27 @@ mod tests {
             &[&format!("{long}{long}z\n")],
             &[("P", LINE_BYTES_MAX, "xxxxx"), ("P", LINE_BYTES_MAX, "xxxxx"), ("F", 1, "z")],
         );
+    }
+
+    #[test]
+    fn only_what_was_written_since_is_taken_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut log = LogFile::open(&folder.path().join("log")).expect("a log");
+        log.append(b"one\n");
+        let end = log.end();
+        log.append(b"two\n");
+        log.cut_to(LogEnd { inode: end.inode + 1, ..end });
+        assert_eq!(log.end().bytes, 8);
+        log.cut_to(end);
+        log.cut_to(LogEnd { bytes: 99, ..end });
+        log.append(b"three\n");
+        assert_eq!(std::fs::read_to_string(log.path()).expect("read"), "one\nthree\n");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        let mut log = LogFile::open(Path::new("/dev/full")).expect("a log");
+        log.append(b"lost\n");
+        assert_eq!(log.end().bytes, 0);
     }
 }

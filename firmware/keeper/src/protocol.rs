@@ -186,7 +186,7 @@ pub struct Status {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// 0 to 255; 128 + signal where a signal ended it.
+    /// 0 to 255; 128 + signal where a signal ended it; [`UNKNOWN`] where nobody could learn it.
     pub code: i32,
     /// The signal that ended it, or 0.
     pub signal: i32,
@@ -195,6 +195,10 @@ pub struct Exit {
     /// Whether the kernel killed something in its cgroup for want of memory.
     pub oom_killed: bool,
 }
+
+/// The code of a process that ended while nobody was there whom the kernel tells: the keeper and its supervisor were both
+/// killed, or the supervisor before and the keeper then.
+pub const UNKNOWN: i32 = -1;
 
 /// Why bytes are no message.
 #[derive(Debug, thiserror::Error)]

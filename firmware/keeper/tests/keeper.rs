@@ -8,7 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use keeper::{Attach, Client, ClientError, PidNamespace, Reply, Request, Spawn, Status, Streams, start_detached};
+use keeper::{
+    Attach, Client, ClientError, PidNamespace, Reply, Request, Spawn, Status, Streams, UNKNOWN, start_detached,
+};
 
 struct Kept {
     folder: tempfile::TempDir,
@@ -33,6 +35,21 @@ fn keeper() -> Kept {
 }
 
 impl Kept {
+    fn pid(&self) -> u32 {
+        match self.client.call(&Request::Hello, &[]) {
+            Ok(Reply::Hello { pid }) => pid,
+            other => panic!("no hello: {other:?}"),
+        }
+    }
+
+    /// Kills the keeper; the next one answers at the same socket.
+    fn kill_keeper(&mut self) {
+        let pid = self.pid();
+        kill(pid);
+        self.client = Client::connect(&self.folder.path().join("keeper.sock")).expect("connected");
+        assert_ne!(self.pid(), pid, "another keeper answers");
+    }
+
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_string_lossy().into_owned()
     }
@@ -59,6 +76,18 @@ impl Kept {
         let text = fs::read_to_string(self.folder.path().join(name)).expect("a log");
         text.lines().map(|line| line.split_once(' ').expect("a stamp").1.to_owned()).collect()
     }
+}
+
+fn kill(pid: u32) {
+    let pidfd = sys::process::pidfd_open(pid).expect("it runs");
+    sys::process::send_signal(&pidfd, 9).expect("killed");
+    sys::process::wait_gone(&pidfd);
+}
+
+fn parent_of(pid: u32) -> u32 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+    line.trim().parse().expect("a pid")
 }
 
 fn process(reply: Result<Reply, ClientError>) -> Status {
@@ -212,4 +241,101 @@ fn it_needs_little_memory() {
     println!("private memory with 20 processes: {kib} KiB");
     // An unoptimised build has a large text of its own; what ships shares its text with `skerry`.
     assert!(kib < 4096, "{kib} KiB");
+}
+
+/// Counts as fast as a shell can, while keepers die.
+const COUNT: &str = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo line $i; done; printf 'no newline'; exit 7";
+
+#[track_caller]
+fn all_lines_are_there(log: &[String]) {
+    for (index, line) in log.iter().take(30_000).enumerate() {
+        assert_eq!(*line, format!("stdout F line {}", index + 1));
+    }
+    assert_eq!(log[30_000..], ["stdout F no newline"]);
+}
+
+#[test]
+fn a_keeper_that_is_killed_costs_no_line() {
+    let mut kept = keeper();
+    kept.shell("a", COUNT, |_| ());
+    let mut deaths = 0;
+    while kept.client.list().expect("a list")[0].exit.is_none() {
+        kept.kill_keeper();
+        deaths += 1;
+    }
+    assert_eq!(kept.wait("a").exit.expect("an end").code, 7, "the supervisor knows the code");
+    assert!(deaths > 1, "{deaths} keepers died while it wrote");
+    all_lines_are_there(&kept.log("log"));
+}
+
+#[test]
+fn a_begun_line_and_an_open_stdin_outlive_a_keeper() {
+    let mut kept = keeper();
+    kept.shell("a", "printf 'one '; read line; echo $line; read line; echo $line >&2", |spawn| {
+        spawn.streams = Streams::Held { stdin: true, stdin_once: false };
+    });
+    for word in ["two\n", "three\n"] {
+        kept.kill_keeper();
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let attach = Attach { id: "a".into(), stdin: true, ..Attach::default() };
+        kept.client.call(&Request::Attach(attach), &[reader.as_fd()]).expect("attached");
+        writer.write_all(word.as_bytes()).expect("typed");
+        drop((reader, writer));
+        // Read by the process, not only by the keeper, before the next death.
+        while !kept.log("log").concat().contains(word.trim()) && kept.client.list().expect("a list")[0].exit.is_none() {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(kept.wait("a").exit.expect("an end").code, 0);
+    assert_eq!(kept.log("log"), ["stdout F one two", "stderr F three"]);
+}
+
+#[test]
+fn an_end_that_no_keeper_saw_is_known() {
+    let mut kept = keeper();
+    let status = kept.shell("a", "exec sleep 1000", |spawn| spawn.exit_file = kept.path("exit"));
+    kept.shell("b", "read line; exit 5", |spawn| {
+        spawn.streams = Streams::Held { stdin: true, stdin_once: true };
+        spawn.log = String::new();
+    });
+    let pid = kept.pid();
+    let pidfd = sys::process::pidfd_open(pid).expect("it runs");
+    sys::process::send_signal(&pidfd, 19).expect("stopped");
+    kill(status.pid);
+    kill(pid);
+    kept.client = Client::connect(&kept.folder.path().join("keeper.sock")).expect("connected");
+    let exit = kept.wait("a").exit.expect("an end");
+    assert_eq!((exit.code, exit.signal), (137, 9));
+    assert!(fs::read_to_string(kept.path("exit")).expect("an exit file").starts_with("{\"code\":137,"));
+    assert_eq!(kept.client.list().expect("a list").len(), 2, "the other one goes on");
+}
+
+#[test]
+fn a_supervisor_that_is_killed_is_followed_by_another() {
+    let mut kept = keeper();
+    let (old, keeper) = (parent_of(kept.pid()), kept.pid());
+    kept.shell("a", COUNT, |_| ());
+    kill(old);
+    // The next supervisor is a child of the keeper: from its birth on, a death of the keeper costs no output.
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let children = || fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).expect("its children");
+    let is_home = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "keeper-home\n");
+    while !children().split_whitespace().any(is_home) {
+        assert!(std::time::Instant::now() < limit, "no supervisor among {}", children());
+        std::thread::yield_now();
+    }
+    assert_eq!(kept.pid(), keeper, "the keeper went on");
+    kept.kill_keeper();
+    let code = kept.wait("a").exit.expect("an end").code;
+    assert!([7, UNKNOWN].contains(&code), "{code}: it became the child of somebody else, unless it had ended before");
+    all_lines_are_there(&kept.log("log"));
+}
+
+#[test]
+fn quitting_leaves_neither_keeper_nor_supervisor() {
+    let kept = keeper();
+    let (keeper, home) = (kept.pid(), parent_of(kept.pid()));
+    let both = [keeper, home].map(|pid| sys::process::pidfd_open(pid).expect("it runs"));
+    kept.client.call(&Request::Quit, &[]).expect("told");
+    both.iter().for_each(|pidfd| sys::process::wait_gone(pidfd));
 }

@@ -90,9 +90,10 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Lets [`receive`] fail with `WouldBlock` when nothing comes for so long.
+/// Lets [`receive`] fail with `WouldBlock` when nothing comes for so long, and [`send`] when nobody makes room.
 pub fn set_patience(socket: &impl AsFd, limit: std::time::Duration) -> io::Result<()> {
     let limit = nix::sys::time::TimeVal::new(limit.as_secs() as _, limit.subsec_micros() as _);
+    nix::sys::socket::setsockopt(&socket.as_fd(), sockopt::SendTimeout, &limit)?;
     Ok(nix::sys::socket::setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &limit)?)
 }
 

@@ -349,6 +349,25 @@ fn usable(all: u64, free: u64, available: u64) -> (u64, u64) {
     (available, all.saturating_sub(free) + available)
 }
 
+/// A file in memory, without a name; `name` is what `/proc` shows.
+pub fn memory_file(name: &str) -> Result<File> {
+    let made = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+    made.map(File::from).doing("make a file in memory")
+}
+
+/// Moves bytes from a pipe to a file at `at`, at most `bytes_max` and without waiting: they are in one or the other, whenever
+/// the caller is killed. 0 when the pipe has ended.
+pub fn move_bytes(pipe: &impl AsFd, file: &File, at: u64, bytes_max: usize) -> io::Result<usize> {
+    let mut offset = at as libc::loff_t;
+    let none = std::ptr::null_mut();
+    // SAFETY: a system call with two valid descriptors and a pointer to an offset that lives through it.
+    let moved = unsafe {
+        let (from, to) = (pipe.as_fd().as_raw_fd(), file.as_raw_fd());
+        libc::splice(from, none, to, &raw mut offset, bytes_max, libc::SPLICE_F_NONBLOCK)
+    };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+}
+
 /// Lets a pipe hold `bytes`, or as much as the kernel allows.
 pub fn set_pipe_size(pipe: &impl AsFd, bytes: i32) {
     let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
@@ -424,6 +443,21 @@ mod tests {
         assert!(root.open_at(Path::new("etc/passwd"), libc::O_RDONLY, 0).is_err());
         root.make_folders(Path::new("../a/b"), 0o755).expect("made inside");
         assert!(inside.join("a/b").is_dir());
+    }
+
+    #[test]
+    fn bytes_move_from_a_pipe_to_memory() {
+        let file = memory_file("test").expect("a file");
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        assert_eq!(move_bytes(&reader, &file, 0, 9).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+        writer.write_all(b"hello world").expect("written");
+        assert_eq!(move_bytes(&reader, &file, 3, 5).expect("moved"), 5);
+        assert_eq!(move_bytes(&reader, &file, 8, 99).expect("moved"), 6);
+        drop(writer);
+        assert_eq!(move_bytes(&reader, &file, 14, 99).expect("the end"), 0);
+        let mut found = [0; 14];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut found, 0).expect("read");
+        assert_eq!(&found, b"\0\0\0hello world");
     }
 
     #[test]

@@ -140,6 +140,23 @@ pub fn reap() -> Option<(u32, Exit)> {
     }
 }
 
+/// What [`reap`] would say, leaving the child unburied: who is killed before it has written that down leaves it to the next.
+pub fn peek() -> Option<(u32, Exit)> {
+    loop {
+        match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+            Ok(status) => return Some((status.pid()?.as_raw() as u32, exit_of(status)?)),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Buries a child of ours that has ended.
+pub fn bury(pid: u32) {
+    let child = nix::unistd::Pid::from_raw(pid as i32);
+    while waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) == Err(Errno::EINTR) {}
+}
+
 /// Waits for the end of any child of ours; `None` if there is none.
 pub fn wait_any() -> Option<(u32, Exit)> {
     loop {

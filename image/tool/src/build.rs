@@ -188,7 +188,7 @@ fn root(
 /// What PID 1 keeps running.
 const SERVICES: &str = "\
 # name, environment, program, arguments
-keeper /sbin/skerry-init keeper --socket /run/keeper.sock
+keeper /sbin/skerry-init keeper --socket /run/keeper.sock --held
 server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443
 ";
 
