@@ -59,6 +59,19 @@ pub fn answer(zone: &Zone, question: &Question) -> Answer {
     Answer::Ours { code, records, follow }
 }
 
+/// The answer to a name that nobody in the world knows and that would be one of ours with the rest of it, as `web.default` is
+/// of `web.default.svc.cluster.local`: some resolvers, busybox's `nslookup` among them, do not look through the search list
+/// once a name has a dot. The world is asked first, so no name of its is taken.
+pub fn completed(zone: &Zone, question: &Question) -> Option<Answer> {
+    let name = question.name.as_str();
+    let whole = [format!("{name}.svc.{}", zone.domain()), format!("{name}.{}", zone.domain())];
+    let target = whole.into_iter().find(|whole| name.contains('.') && zone.records(whole).next().is_some())?;
+    let alias = Record { name: name.to_owned(), data: Data::Cname(target.clone()), ttl: zone.soa().ttl };
+    let (found, follow) = chase(zone, &target, question.kind);
+    let records = std::iter::once(alias).chain(found).collect();
+    Some(Answer::Ours { code: Code::NoError, records, follow })
+}
+
 /// Follows names inside the zone; one that leads out is given back to be followed by whoever can.
 fn chase(zone: &Zone, name: &str, kind: Kind) -> (Vec<Record>, Option<String>) {
     let mut found = Vec::new();

@@ -6,7 +6,8 @@
 //! Invariants:
 //! * a name that exists without the type asked for gets an empty answer, never NXDOMAIN: resolvers ask for A and AAAA in
 //!   parallel and believe a NXDOMAIN;
-//! * a question outside the zone goes to the node's own servers, unchanged, and their answer back, unchanged.
+//! * a question outside the zone goes to the node's own servers, unchanged, and their answer back, unchanged; only what they
+//!   do not know is looked for in the zone, with the zone's name added.
 //!
 //! Not here: IPv6 records, caching of others' answers.
 //!

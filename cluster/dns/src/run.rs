@@ -15,14 +15,14 @@ use base::chain;
 use client::Caches;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question as WireQuestion, TYPE};
+use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question as WireQuestion, RCODE, TYPE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::answer::{Answer, Code, answer};
-use crate::wire::{Kind, Query};
+use crate::answer::{Answer, Code, answer, completed};
+use crate::wire::{Kind, Query, Question, WireError};
 use crate::zone::Zone;
 
 /// Changes that come within this time make one new zone.
@@ -167,22 +167,41 @@ impl Server {
         let written = match &query.question {
             Err(code) => query.reply(*code, &[], &[], None, limit),
             Ok(question) => match answer(&zone, question) {
-                Answer::Theirs => match self.forward(message).await {
-                    Some(reply) if reply.len() <= limit => return Some(reply),
-                    Some(_) => query.reply(Code::NoError, &[], &[], None, 0), // Too long: ask again by TCP.
-                    None => query.reply(Code::ServFail, &[], &[], None, limit),
-                },
-                Answer::Ours { code, records, follow: None } => {
-                    query.reply(code, &records, &[], Some(&zone.soa()), limit)
+                Answer::Theirs => {
+                    let reply = self.forward(message).await;
+                    let unknown = reply.as_deref().is_none_or(is_name_error);
+                    match completed(&zone, question).filter(|_| unknown) {
+                        Some(ours) => self.write(&query, question, &zone, ours, limit).await,
+                        None => match reply {
+                            Some(reply) if reply.len() <= limit => return Some(reply),
+                            Some(_) => query.reply(Code::NoError, &[], &[], None, 0), // Too long: ask again by TCP.
+                            None => query.reply(Code::ServFail, &[], &[], None, limit),
+                        },
+                    }
                 }
-                Answer::Ours { code, records, follow: Some(target) } => {
-                    let bytes = self.resolve(&target, question.kind).await.unwrap_or_default();
-                    let extra = Packet::parse(&bytes).map(|packet| packet.answers).unwrap_or_default();
-                    query.reply(code, &records, &extra, None, limit)
-                }
+                ours => self.write(&query, question, &zone, ours, limit).await,
             },
         };
         written.inspect_err(|error| tracing::warn!(error = %chain(error), "failed to answer a DNS question")).ok()
+    }
+
+    async fn write(
+        &self,
+        query: &Query<'_>,
+        question: &Question,
+        zone: &Zone,
+        answer: Answer,
+        limit: usize,
+    ) -> Result<Vec<u8>, WireError> {
+        match answer {
+            Answer::Theirs => query.reply(Code::ServFail, &[], &[], None, limit),
+            Answer::Ours { code, records, follow: None } => query.reply(code, &records, &[], Some(&zone.soa()), limit),
+            Answer::Ours { code, records, follow: Some(target) } => {
+                let bytes = self.resolve(&target, question.kind).await.unwrap_or_default();
+                let extra = Packet::parse(&bytes).map(|packet| packet.answers).unwrap_or_default();
+                query.reply(code, &records, &extra, None, limit)
+            }
+        }
     }
 
     /// Asks the node's servers for a name of the outside world.
@@ -210,6 +229,11 @@ impl Server {
         }
         None
     }
+}
+
+/// Whether an answer says that there is no such name.
+fn is_name_error(reply: &[u8]) -> bool {
+    Packet::parse(reply).is_ok_and(|packet| packet.rcode() == RCODE::NameError)
 }
 
 async fn exchange(upstream: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
@@ -271,6 +295,43 @@ mod tests {
     fn without_servers_the_world_is_a_failure_not_a_lie() {
         let bytes = block(server(Vec::new()).reply(&ask("example.com"), None)).expect("an answer");
         assert_eq!(Packet::parse(&bytes).expect("a message").rcode(), simple_dns::RCODE::ServerFailure);
+    }
+
+    /// As busybox's nslookup asks, which leaves the search list aside where a name has a dot.
+    #[test]
+    fn a_service_and_its_namespace_are_name_enough() {
+        for (name, answers) in [("web.default", 2), ("web.default.svc", 2)] {
+            let bytes = block(server(Vec::new()).reply(&ask(name), None)).expect("an answer");
+            let packet = Packet::parse(&bytes).expect("a message");
+            assert_eq!((packet.rcode(), packet.answers.len()), (RCODE::NoError, answers), "{name}");
+        }
+        for name in ["web", "web.other", "default"] {
+            let bytes = block(server(Vec::new()).reply(&ask(name), None)).expect("an answer");
+            assert_eq!(Packet::parse(&bytes).expect("a message").rcode(), RCODE::ServerFailure, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_the_world_is_never_taken() {
+        block(async {
+            let upstream = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+            let address = upstream.local_addr().expect("an address");
+            tokio::spawn(async move {
+                let mut buffer = [0; 512];
+                for code in [RCODE::NoError, RCODE::NameError] {
+                    let (length, from) = upstream.recv_from(&mut buffer).await.expect("a question");
+                    let asked = Packet::parse(&buffer[..length]).expect("a message");
+                    let mut reply = Packet::new_reply(asked.id());
+                    *reply.rcode_mut() = code;
+                    upstream.send_to(&reply.build_bytes_vec().expect("an answer"), from).await.expect("sent");
+                }
+            });
+            let server = server(vec![address]);
+            for answers in [0, 2] {
+                let bytes = server.reply(&ask("web.default"), None).await.expect("an answer");
+                assert_eq!(Packet::parse(&bytes).expect("a message").answers.len(), answers);
+            }
+        });
     }
 
     #[test]
