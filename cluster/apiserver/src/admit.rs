@@ -7,12 +7,18 @@
 //!
 //! Not here: allocation (`allocate.rs`), rules that need the object alone (`api::validation`).
 
+use api::field::Path;
 use api::kinds::Kind;
-use api::{dig, meta};
+use api::{FieldError, dig, meta};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::status::{Named, resource_of};
 use crate::{Api, Failure, User, admit_pod, rbac};
+
+/// Signs any client of the API server.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
 /// Admits a new object.
 pub(crate) fn create(api: &Api, kind: &Kind, object: &mut Value, user: &User) -> Result<(), Failure> {
@@ -23,7 +29,7 @@ pub(crate) fn create(api: &Api, kind: &Kind, object: &mut Value, user: &User) ->
         ("", "nodes") => taint_nodes_by_condition(object),
         ("", "persistentvolumeclaims") => default_storage_class(api, object),
         ("networking.k8s.io", "ingresses") => default_ingress_class(api, object),
-        ("certificates.k8s.io", "certificatesigningrequests") => certificate_request(object, user),
+        ("certificates.k8s.io", "certificatesigningrequests") => certificate_request(kind, object, user)?,
         ("rbac.authorization.k8s.io", _) => escalation(api, kind, object, user)?,
         _ => {}
     }
@@ -125,12 +131,53 @@ fn newest_default(api: &Api, prefix: &str, annotation: &str) -> Option<String> {
     newest.map(|class| meta::name(class).to_owned())
 }
 
-/// A signing request says who made it, whatever its maker wrote.
-fn certificate_request(object: &mut Value, user: &User) {
+/// A signing request says who made it, whatever its maker wrote. Nobody asks to be one of the masters.
+fn certificate_request(kind: &Kind, object: &mut Value, user: &User) -> Result<(), Failure> {
+    let name = meta::name(object).to_owned();
+    let asked = STANDARD.decode(dig::text(object, "spec.request")).ok().and_then(|pem| String::from_utf8(pem).ok());
+    let asked = asked.ok_or_else(|| "PEM block type must be CERTIFICATE REQUEST".to_owned());
+    let asked = asked.and_then(|pem| pki::requested(&pem).map_err(|error| error.to_string()));
+    match asked {
+        Err(why) => {
+            let bad = dig::get(object, "spec.request").clone();
+            return Err(Failure::invalid(kind, &name, &[FieldError::invalid(&Path::new("spec.request"), bad, why)]));
+        }
+        Ok(asked)
+            if asked.groups.iter().any(|group| group == crate::user::MASTERS)
+                && dig::text(object, "spec.signerName") == CLIENT_SIGNER =>
+        {
+            let why = format!("use of {CLIENT_SIGNER} signer with {} group is not allowed", crate::user::MASTERS);
+            return Err(Failure::forbidden(resource_of(kind), &name, &why));
+        }
+        Ok(_) => {}
+    }
     dig::put(object, "spec.username", user.name.as_str().into());
     dig::put(object, "spec.groups", json!(user.groups));
     dig::put(object, "spec.uid", if user.uid.is_empty() { Value::Null } else { user.uid.as_str().into() });
     dig::put(object, "spec.extra", if user.extra.is_empty() { Value::Null } else { json!(user.extra) });
+    Ok(())
+}
+
+/// CertificateApproval: who decides about a request may approve for its signer.
+pub(crate) fn approval(api: &Api, kind: &Kind, name: &str, user: &User) -> Result<(), Failure> {
+    let Some(request) = api.object(&kind.key("", name)) else { return Ok(()) };
+    let signer = dig::text(&request, "spec.signerName");
+    let domain = signer.split('/').next().unwrap_or_default();
+    let may = |name: &str| {
+        let wish = crate::authorise::Wish {
+            verb: "approve",
+            group: &kind.group,
+            resource: "signers",
+            name,
+            ..Default::default()
+        };
+        crate::authorise::allows(api, user, &wish)
+    };
+    if may(signer) || may(&format!("{domain}/*")) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to approve requests with signerName {signer:?}");
+    Err(Failure::forbidden(resource_of(kind), name, &why))
 }
 
 /// Nobody gives rights they do not have, unless they may `escalate` or `bind`.

@@ -180,6 +180,18 @@ const ROLES: &[Role] = &[
         &[&[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")]],
     ),
     (
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "",
+        "",
+        &[&[("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")]],
+    ),
+    (
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        "",
+        "",
+        &[&[("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")]],
+    ),
+    (
         "system:persistent-volume-provisioner",
         "",
         "",
@@ -216,6 +228,9 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("system:kube-scheduler", "", "system:kube-scheduler"),
     ("system:kube-controller-manager", "", "system:kube-controller-manager"),
     ("system:kube-dns", "", "system:kube-dns"),
+    ("system:node-bootstrapper", "system:bootstrappers", ""),
+    ("system:certificates.k8s.io:certificatesigningrequests:nodeclient", "system:bootstrappers", ""),
+    ("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:nodes", ""),
 ];
 
 /// Every default role and binding.

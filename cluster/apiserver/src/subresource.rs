@@ -50,6 +50,13 @@ pub(crate) async fn answer(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failur
         ("pods", "eviction") => evict(api, ask).await,
         ("serviceaccounts", "token") => token(api, ask),
         (_, "scale") => scale(api, ask).await,
+        ("certificatesigningrequests", "approval") if ask.info.verb != "get" => {
+            crate::admit::approval(api, &ask.kind, &ask.info.name, &ask.user)?;
+            match ask.info.verb {
+                "patch" => api.patch(ask, Some(name)).await,
+                _ => api.update(ask, Some(name)).await,
+            }
+        }
         // Status and its like: the object as a whole, of which the strategy keeps the part that is meant.
         (_, sub) => match ask.info.verb {
             "get" => api.get(ask),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use client::{Client, ClientError, Collection, Door};
 use http::Method;
 use serde::Deserialize as _;
+use serde_json::json;
 
 use crate::{Guard, Verb, Write};
 
@@ -98,6 +99,14 @@ async fn holds(client: &Client, guard: &Guard) -> Result<bool, ClientError> {
             }
         }
         Guard::Empty(collection) => is_empty(client, collection).await,
+        Guard::Allowed { user, groups, verb, group, resource, subresource } => {
+            let attributes = json!({"verb": verb, "group": group, "resource": resource, "subresource": subresource});
+            let review = json!({"spec": {"user": user, "groups": groups, "resourceAttributes": attributes}});
+            let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
+            let body = client.call(Method::POST, path, client::typed::JSON, Bytes::from(review.to_string())).await?;
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            Ok(answer["status"]["allowed"] == true)
+        }
     }
 }
 

@@ -54,6 +54,21 @@ pub enum Guard {
     },
     /// The collection is empty.
     Empty(Collection),
+    /// Somebody may do this; asked by a SubjectAccessReview.
+    Allowed {
+        /// Who.
+        user: String,
+        /// Their groups.
+        groups: Vec<String>,
+        /// Such as `create`.
+        verb: &'static str,
+        /// Of which group.
+        group: &'static str,
+        /// With which resource.
+        resource: &'static str,
+        /// Or with what below it.
+        subresource: &'static str,
+    },
 }
 
 /// An Event to record when the write is done, and another for when it fails. `{}` stands for the object's name.

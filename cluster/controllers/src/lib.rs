@@ -9,6 +9,7 @@
 //! Not here: queues, caches, applying writes (`control`), where pods go (`scheduler`).
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod cron;
 mod cronjob;
 mod daemonset;
@@ -32,13 +33,29 @@ mod statefulset;
 mod testing;
 mod times;
 
+use std::fmt;
+use std::sync::Arc;
+
 use control::Reconciler;
+use pki::Pki;
 
 /// What the controllers are told when they start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The certificates of the cluster's authority, in PEM, for `kube-root-ca.crt`.
     pub root_ca: String,
+    /// Signs certificates; without it requests wait.
+    pub signer: Option<Signer>,
+}
+
+/// Who signs certificates.
+#[derive(Clone)]
+pub struct Signer(pub Arc<Pki>);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Signer")
+    }
 }
 
 /// The pods' network; each node gives out the addresses of its own /24.
@@ -46,7 +63,8 @@ const CLUSTER_NETWORK: (std::net::Ipv4Addr, u8) = (std::net::Ipv4Addr::new(10, 4
 
 /// Every controller of the cluster.
 pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
-    vec![
+    let signing = options.signer.map(|signer| Box::new(certificates::Signing { signer }) as Box<dyn Reconciler>);
+    let mut all: Vec<Box<dyn Reconciler>> = vec![
         Box::new(deployment::Deployments),
         Box::new(replicaset::ReplicaSets),
         Box::new(replicaset::ReplicationControllers),
@@ -65,5 +83,7 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(podgc::PodGc::default()),
         Box::new(disruption::Budgets),
         Box::new(gc::Collector),
-    ]
+    ];
+    all.extend(signing);
+    all
 }

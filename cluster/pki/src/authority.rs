@@ -32,6 +32,28 @@ pub struct Pair {
     pub key_pem: String,
 }
 
+/// What somebody sends an authority to get a certificate, and the key it will be for. Both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningRequest {
+    /// The request.
+    pub request_pem: String,
+    /// The private key, PKCS#8; it stays where it was made.
+    pub key_pem: String,
+}
+
+impl SigningRequest {
+    /// Makes a key, and asks for a certificate for it.
+    pub fn make(subject: &Subject) -> Result<SigningRequest, PkiError> {
+        let key = new_key(&subject.name)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished(&subject.name, subject.group.as_deref());
+        params.subject_alt_names = names_of(subject)?;
+        let request = params.serialize_request(&key).and_then(|request| request.pem());
+        let request_pem = request.map_err(|source| failed(&subject.name, source))?;
+        Ok(SigningRequest { request_pem, key_pem: key.serialize_pem() })
+    }
+}
+
 /// What a certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -123,12 +145,17 @@ fn params_of(subject: &Subject, purposes: &[Purpose], now: Timestamp) -> Result<
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = purposes.iter().map(|purpose| usage_of(*purpose)).collect();
     params.use_authority_key_identifier_extension = true;
-    for name in &subject.dns {
-        let name = name.as_str().try_into().map_err(|source| failed(name, source))?;
-        params.subject_alt_names.push(SanType::DnsName(name));
-    }
-    params.subject_alt_names.extend(subject.addresses.iter().map(|address| SanType::IpAddress(*address)));
+    params.subject_alt_names = names_of(subject)?;
     Ok(params)
+}
+
+fn names_of(subject: &Subject) -> Result<Vec<SanType>, PkiError> {
+    let mut names = Vec::new();
+    for name in &subject.dns {
+        names.push(SanType::DnsName(name.as_str().try_into().map_err(|source| failed(name, source))?));
+    }
+    names.extend(subject.addresses.iter().map(|address| SanType::IpAddress(*address)));
+    Ok(names)
 }
 
 fn usage_of(purpose: Purpose) -> ExtendedKeyUsagePurpose {

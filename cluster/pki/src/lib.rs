@@ -18,9 +18,9 @@ mod kubeconfig;
 mod subject;
 mod token;
 
-pub use authority::{Authority, BACKDATE, CERTIFICATE_LIFE, Pair, Purpose, Subject};
+pub use authority::{Authority, BACKDATE, CERTIFICATE_LIFE, Pair, Purpose, SigningRequest, Subject};
 pub use error::PkiError;
 pub use files::{Names, Pki};
 pub use kubeconfig::kubeconfig;
-pub use subject::{Presented, der_of_pem, presented};
+pub use subject::{Presented, Requested, der_of_pem, presented, requested};
 pub use token::{BoundObject, Claims, TokenError, TokenKey};

@@ -51,7 +51,7 @@ impl Manager {
         let fresh: Arc<Mutex<Vec<Arc<Cache>>>> = Arc::default();
         let opened = fresh.clone();
         let caches = Caches::new(move |cache| opened.lock().unwrap_or_else(PoisonError::into_inner).push(cache));
-        let all = controllers::all(controllers::Options { root_ca: "a certificate".to_owned() });
+        let all = controllers::all(controllers::Options { root_ca: "a certificate".to_owned(), signer: None });
         let engines = all.into_iter().map(|each| Engine::new(each, caches.clone(), || {})).collect();
         Manager { engines, feeds: Vec::new(), fresh, work: Vec::new(), known_resources: false, recent: VecDeque::new() }
     }

@@ -24,7 +24,8 @@ async fn run_controllers(parts: &Arc<Parts>, caches: &Arc<Caches>) {
     supervise::role("controllers", || {
         let door = parts.door("system:kube-controller-manager", ["system:masters"]);
         let (caches, clock) = (caches.clone(), parts.clock.clone());
-        let options = controllers::Options { root_ca: parts.pki.authority().certificate_pem().to_owned() };
+        let signer = Some(controllers::Signer(parts.pki.clone()));
+        let options = controllers::Options { root_ca: parts.pki.authority().certificate_pem().to_owned(), signer };
         async move {
             control::run::run(controllers::all(options), door, caches, clock).await;
             Ok::<(), Infallible>(())
