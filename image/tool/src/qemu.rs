@@ -88,17 +88,23 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, 
     words.extend(qemu.devices.iter().cloned());
     match way {
         Way::Loader if qemu.machine == "virt" => words.extend(["-bios".to_owned(), image.loader.display().to_string()]),
-        Way::Loader => words.extend(["-kernel".to_owned(), image.loader.display().to_string()]),
+        Way::Loader => {
+            words.extend(["-kernel".to_owned(), image.loader.display().to_string()]);
+            // Where the Pi's own firmware hands U-Boot the device tree: without one it says nothing at all.
+            words.extend(devicetree(image));
+        }
         Way::Direct => {
             words.extend(["-kernel".to_owned(), image.kernel.display().to_string()]);
             words.extend(["-initrd".to_owned(), image.initramfs.display().to_string()]);
-            if let Some(devicetree) = &image.devicetree {
-                words.extend(["-dtb".to_owned(), devicetree.display().to_string()]);
-            }
+            words.extend(devicetree(image));
             words.extend(["-append".to_owned(), format!("{} skerry.slot=a", board.command_line)]);
         }
     }
     Ok(words)
+}
+
+fn devicetree(image: &Image) -> Vec<String> {
+    image.devicetree.iter().flat_map(|file| ["-dtb".to_owned(), file.display().to_string()]).collect()
 }
 
 /// A running machine.
@@ -159,5 +165,36 @@ impl Machine {
         }
         let _absent = fs::remove_file(&self.files.pid);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tree;
+    use crate::layout::{Artifacts, plan};
+
+    /// Whether a board's machine is given a device tree by us.
+    fn check(board: &str, way: Way, expected: bool) {
+        let board = board::read(&Tree::ours().boards(), board).unwrap();
+        let image = Image {
+            disk: "disk".into(),
+            layout: plan(&board, &Artifacts::example()).unwrap(),
+            kernel: "kernel".into(),
+            initramfs: "initramfs".into(),
+            devicetree: (!board.devicetree.is_empty()).then(|| "tree".into()),
+            loader: "loader".into(),
+            inputs: String::new(),
+            reused: false,
+        };
+        let words = command_line(&board, &image, &Files::in_folder(Path::new("/machine")), 6443, way).unwrap();
+        assert_eq!(words.windows(2).any(|pair| pair == ["-dtb", "tree"]), expected, "{words:?}");
+    }
+
+    #[test]
+    fn a_raspberry_pi_is_given_its_device_tree_either_way() {
+        check("rpi3-qemu", Way::Loader, true);
+        check("rpi3-qemu", Way::Direct, true);
+        check("qemu-arm64", Way::Loader, false);
     }
 }

@@ -21,6 +21,11 @@ const SCRIPT: [u8; 4] = [0x27, 0x05, 0x19, 0x56];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Where an arm64 kernel says that it is one.
 const KERNEL_MAGIC: std::ops::Range<usize> = 56..60;
+/// And how much memory it takes, from the 2 MiB border that U-Boot moves it to.
+const KERNEL_SIZE: std::ops::Range<usize> = 16..24;
+const KERNEL_AT: u64 = 2 << 20;
+/// The memory of the smallest board, less what graphics takes, and room for an initramfs.
+const SMALLEST_BOARD: u64 = (512 - 128) << 20;
 
 #[test]
 fn the_card_of_a_raspberry_pi_3() {
@@ -108,7 +113,7 @@ fn check_slot(image: &Image, model: &str, watchdog: &str) {
     };
     let kernel = read(contents.kernel);
     assert_eq!(kernel[..2], GZIP);
-    assert_eq!(unpacked(&file("kernel.gz", &kernel))[KERNEL_MAGIC], *b"ARM\x64");
+    check_memory(image, &unpacked(&file("kernel.gz", &kernel)));
     let devicetree = read(contents.devicetree);
     assert!(devicetree.starts_with(&TREE) && holds(&devicetree, model));
     let initramfs = String::from_utf8_lossy(&read(contents.initramfs)).into_owned();
@@ -126,6 +131,23 @@ fn check_slot(image: &Image, model: &str, watchdog: &str) {
     for name in ["sbin/skerry-init", "bin/skerry", "etc/skerry/services", "etc/skerry/board"] {
         assert!(listed.contains(name), "{name} is not in the root");
     }
+}
+
+/// U-Boot reads each part where no other comes to lie: the kernel at the beginning of memory grows when it is unpacked.
+fn check_memory(image: &Image, kernel: &[u8]) {
+    assert_eq!(kernel[KERNEL_MAGIC], *b"ARM\x64");
+    let size = u64::from_le_bytes(kernel[KERNEL_SIZE].try_into().unwrap());
+    let script = fs::read_to_string(image.disk.with_file_name("firmware.files").join("boot.cmd")).unwrap();
+    let address = |name: &str| {
+        let (_, after) =
+            script.split_once(&format!("setenv {name} 0x")).unwrap_or_else(|| panic!("no {name} in {script}"));
+        u64::from_str_radix(after.split([';', '\n']).next().unwrap(), 16).unwrap()
+    };
+    let (unpacked_at, room) = (address("kernel_comp_addr_r"), address("kernel_comp_size"));
+    let (devicetree, initramfs) = (address("fdt_addr_r"), address("ramdisk_addr_r"));
+    assert!(KERNEL_AT + size <= unpacked_at, "a kernel of {size} bytes reaches what it is unpacked to");
+    assert!(kernel.len() as u64 <= room && unpacked_at + room <= devicetree, "it is unpacked over the device tree");
+    assert!(devicetree + (1 << 20) <= initramfs && initramfs < SMALLEST_BOARD);
 }
 
 /// What the disk holds, `sectors` from sector `at` on.
