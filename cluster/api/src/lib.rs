@@ -30,6 +30,7 @@ pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod strategy;

@@ -62,8 +62,32 @@ pub(crate) fn object(
     body: &[u8],
     validation: FieldValidation,
 ) -> Result<Sent, Failure> {
-    let (value, duplicates) = tree(content_type, body)?;
+    let (value, duplicates) =
+        tree(content_type, body).map_err(|failure| unrecognized(kind, content_type, body, failure))?;
     structured(kind, value, duplicates, validation)
+}
+
+/// A body that cannot be read at all, in upstream's words: what it should have been, why not, and how it begins.
+fn unrecognized(kind: &Kind, content_type: &str, body: &[u8], mut failure: Failure) -> Failure {
+    const SHOWN_BYTES: usize = 30;
+    if failure.code != 400 {
+        return failure;
+    }
+    let more = if body.len() > SHOWN_BYTES { " ..." } else { "" };
+    let begin = &body[..body.len().min(SHOWN_BYTES)];
+    let summary = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(begin)),
+        Some(_) => format!("{}{more}", begin.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    };
+    let why = match failure.message.as_str() {
+        message if message.starts_with("EOF while parsing") => "unexpected end of JSON input",
+        message => message,
+    };
+    let is_json = !matches!(media_type(content_type), "application/yaml" | proto::CONTENT_TYPE);
+    let why = if !is_json { why.to_owned() } else { format!("couldn't get version/kind; json parse error: {why}") };
+    failure.message = format!("the object provided is unrecognized (must be of type {}): {why} ({summary})", kind.kind);
+    failure
 }
 
 /// Brings a tree into the form of its kind.
@@ -106,9 +130,16 @@ fn claim(kind: &Kind, object: &mut Value) -> Result<(), Failure> {
                 )));
             }
             Some(theirs) => {
+                let version = &kind.version;
+                let cause = match api::kinds::find_kind(&kind.group, version, theirs) {
+                    Some(_) => {
+                        let inside = kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+                        format!("converting ({version}.{theirs}) to ({inside}.{ours}): unknown conversion")
+                    }
+                    None => format!("no kind {theirs:?} is registered for version {api_version:?}"),
+                };
                 return Err(Failure::bad_request(format!(
-                    "{theirs} in version {:?} cannot be handled as a {ours}: the kind in the data does not match",
-                    kind.version
+                    "{theirs} in version {version:?} cannot be handled as a {ours}: {cause}"
                 )));
             }
         }

@@ -34,6 +34,7 @@ mod path;
 mod policy;
 mod proxied;
 mod query;
+mod quota;
 mod rbac;
 mod read;
 mod render;

@@ -69,10 +69,10 @@ impl Query {
     pub(crate) fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
         match self.get(key) {
             "" => Ok(None),
-            text => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Failure::bad_request(format!("invalid {key} {text:?}: must be a whole number"))),
+            text => text.parse().map(Some).map_err(|_| {
+                let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+                Failure::bad_request(format!("invalid value for {key}: {why}"))
+            }),
         }
     }
 
@@ -81,9 +81,9 @@ impl Query {
         match (self.has("dryRun"), self.get("dryRun")) {
             (false, _) | (_, "") => Ok(false),
             (_, "All") => Ok(true),
-            (_, other) => {
-                Err(Failure::unprocessable(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"")))
-            }
+            (_, other) => Err(Failure::unprocessable(format!(
+                "dryRun: Unsupported value: []string{{{other:?}}}: supported values: \"All\""
+            ))),
         }
     }
 
@@ -94,7 +94,7 @@ impl Query {
             "Ignore" => Ok(FieldValidation::Ignore),
             "Strict" => Ok(FieldValidation::Strict),
             other => Err(Failure::unprocessable(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
             ))),
         }
     }

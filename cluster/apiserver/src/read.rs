@@ -150,8 +150,9 @@ fn begin(window: &Window, current: Revision) -> Result<(Option<Revision>, Option
         if !window.version.is_empty() && window.version != "0" {
             return Err(Failure::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (revision, key) = untoken(&window.resume)
-            .ok_or_else(|| Failure::bad_request("continue key is not valid: it was not made by this server"))?;
+        let (revision, key) = untoken(&window.resume).ok_or_else(|| {
+            Failure::bad_request("invalid continue token: continue key is not valid: it was not made by this server")
+        })?;
         return Ok((Some(revision), Some(key)));
     }
     let revision = revision_of(&window.version)?;

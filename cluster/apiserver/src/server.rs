@@ -22,6 +22,7 @@ use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::path::{Info, Route};
 use crate::query::Query;
+use crate::quota::Quotas;
 use crate::rbac::Rules;
 use crate::status::resource_of;
 use crate::{Credentials, Failure, Response, Settings, User, render};
@@ -33,6 +34,7 @@ pub struct Api {
     pub(crate) kinds: Kinds,
     pub(crate) rules: Rules,
     pub(crate) allocator: Allocator,
+    pub(crate) quotas: Quotas,
     pub(crate) frames: Frames,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
@@ -63,6 +65,7 @@ impl Api {
             kinds,
             rules: Rules::default(),
             allocator,
+            quotas: Quotas::default(),
             frames: Frames::default(),
             documents: Documents::default(),
             metrics: Metrics::default(),

@@ -116,6 +116,7 @@ impl Api {
         if !errors.is_empty() {
             return Err(Failure::invalid(kind, meta::name(&object), &errors));
         }
+        let _claimed = self.quotas.admit(self, kind, &object, None)?;
         let name = meta::name(&object).to_owned();
         let key = kind.key(namespace, &name);
         if dry_run {
@@ -219,6 +220,10 @@ impl Api {
         if new == old {
             return Ok(entry.value.clone());
         }
+        let _claimed = match change.subresource {
+            None => self.quotas.admit(self, kind, &new, Some(&old))?,
+            Some(_) => Default::default(),
+        };
         if change.dry_run {
             return Ok(plain(&new));
         }

@@ -318,6 +318,59 @@ fn a_definition_that_goes_takes_no_new_objects() {
 }
 
 #[test]
+fn a_namespaces_quota_holds_for_custom_resources_too() {
+    let server = Server::new();
+    server.define(crontabs());
+    let hard = json!({"count/crontabs.stable.example.com": "1", "configmaps": "2", "cpu": "1"});
+    server.must(
+        "POST",
+        "/api/v1/namespaces/default/resourcequotas",
+        json!({"metadata": {"name": "q"}, "spec": {"hard": hard}}),
+    );
+    server.must("POST", CRONTABS, crontab("a"));
+    let message = "crontabs.stable.example.com \"b\" is forbidden: exceeded quota: q, requested: \
+        count/crontabs.stable.example.com=1, used: count/crontabs.stable.example.com=1, limited: count/crontabs.stable.example.com=1";
+    server.refused("POST", CRONTABS, crontab("b"), 403, message);
+    // One is there from the start, in every namespace.
+    let maps = "/api/v1/namespaces/default/configmaps";
+    server.must("POST", maps, json!({"metadata": {"name": "a"}}));
+    let message = "configmaps \"b\" is forbidden: exceeded quota: q, requested: configmaps=1, used: configmaps=2, limited: configmaps=2";
+    server.refused("POST", maps, json!({"metadata": {"name": "b"}}), 403, message);
+    server.must("DELETE", &format!("{maps}/a"), Value::Null);
+    server.must("POST", maps, json!({"metadata": {"name": "b"}}));
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "busybox"}]}});
+    let message = "pods \"p\" is forbidden: failed quota: q: must specify cpu for: c";
+    server.refused("POST", "/api/v1/namespaces/default/pods", pod, 403, message);
+}
+
+#[test]
+fn unreadable_bodies_are_refused_in_upstreams_words() {
+    let server = Server::new();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let unread =
+        "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error:";
+    let ask = |ty: &str, body: &str| {
+        let request = http::Request::builder().method("POST").uri(path).header("content-type", ty);
+        let request = request.body(Bytes::from(body.to_owned())).expect("a request");
+        let user = Credentials::User(Arc::new(User::new("admin", ["system:masters"])));
+        let Body::Whole(bytes) = block_on(server.0.handle(request, user)).body else {
+            panic!("one answer was expected")
+        };
+        let status: Value = serde_json::from_slice(&bytes).expect("a Status");
+        status["message"].as_str().unwrap_or_default().to_owned()
+    };
+    for (ty, body, message) in [
+        ("application/json", "", format!("{unread} unexpected end of JSON input (<empty>)")),
+        ("application/json", "{\"a\":", format!("{unread} unexpected end of JSON input ({{\"a\":)")),
+        ("application/json", r#"{"kind":"Pod","apiVersion":"v1"}"#, "Pod in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Pod) to (core.ConfigMap): unknown conversion".to_owned()),
+        ("application/json", r#"{"kind":"Foo","apiVersion":"v1"}"#, "Foo in version \"v1\" cannot be handled as a ConfigMap: no kind \"Foo\" is registered for version \"v1\"".to_owned()),
+        ("text/plain", "x", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned()),
+    ] {
+        assert_eq!(ask(ty, body), message, "{body}");
+    }
+}
+
+#[test]
 fn bad_definitions_are_refused_in_upstreams_words() {
     let server = Server::new();
     let mut wrong = crontabs();

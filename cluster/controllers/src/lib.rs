@@ -25,6 +25,7 @@ mod node;
 mod placement;
 mod podgc;
 mod pods;
+mod quota;
 mod replicaset;
 mod revisions;
 mod serviceaccount;
@@ -75,6 +76,7 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(endpoints::Slices),
         Box::new(endpoints::Endpoints),
         Box::new(definitions::Definitions),
+        Box::new(quota::Quotas),
         Box::new(namespace::Namespaces),
         Box::new(serviceaccount::DefaultAccounts),
         Box::new(serviceaccount::RootCa { pem: options.root_ca }),
