@@ -306,6 +306,11 @@ impl Core {
         matches!(self.mode, Mode::Closing | Mode::GivingUp { .. } | Mode::Closed)
     }
 
+    /// How many writes wait for the next batch.
+    pub(crate) fn writes_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The newest revision the log has.
     pub(crate) fn committed(&self) -> Revision {
         self.committed
