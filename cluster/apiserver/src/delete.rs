@@ -13,6 +13,7 @@ use std::time::Duration;
 use api::kinds::{Kind, KindRef};
 use api::{check, dig, meta};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use http::StatusCode;
 use serde_json::{Value, json};
 use store::{Delete, Durability, Precondition, Put, StoreError, Write};
@@ -25,6 +26,8 @@ use crate::{Api, Failure, Response, encode, render};
 
 /// A deletion that meets a newer version is tried again so often.
 const RETRIES_MAX: usize = 16;
+/// So many deletions of one collection are under way at once.
+const TOGETHER_MAX: usize = 100;
 /// A pod that does not say how long it may take has this long, as upstream defaults it.
 const GRACE_SECONDS: i64 = 30;
 /// Waits for dependents to go first.
@@ -136,17 +139,19 @@ impl Api {
     pub(crate) async fn delete_collection(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
         let options = Options::of(ask)?;
         let mut listed = self.page(&ask.selection()?, &Window::default())?;
-        for entry in &listed.entries {
+        // Together, so that the store commits them together.
+        let deletions = listed.entries.iter().map(|entry| async {
             let mut steps = entry.key.rsplit('/');
             let name = steps.next().unwrap_or_default();
             let namespace = if ask.kind.namespaced { steps.next().unwrap_or_default() } else { "" };
             match self.delete_object(&ask.kind, namespace, name, &options).await {
                 // Somebody else was quicker: it is gone, which is what was asked for.
-                Err(failure) if failure.code == 404 => {}
-                Err(failure) => return Err(failure),
-                Ok(_) => {}
+                Err(failure) if failure.code != 404 => Err(failure),
+                _ => Ok(()),
             }
-        }
+        });
+        let all = stream::iter(deletions).map(Ok::<_, Failure>);
+        all.try_for_each_concurrent(TOGETHER_MAX, |deletion| deletion).await?;
         listed.metadata = json!({"resourceVersion": self.store.revision().to_string()});
         render::list(&ask.form(), &listed, self.now())
     }
