@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use base::Monotonic;
-use client::{Cache, Caches, Entry, Kind, Resource, Selector};
+use client::{Cache, Caches, Collection, Entry, Kind, Resource, Selector};
 
 use crate::Failure;
 
@@ -56,6 +56,21 @@ impl<'a> View<'a> {
     /// The cache of a resource, if it is open and its list is in.
     pub fn cache(&self, resource: &Resource) -> Option<Arc<Cache>> {
         self.caches.find(&resource.all()).filter(|cache| cache.synced())
+    }
+
+    /// The same of a collection.
+    pub fn cache_of(&self, collection: &Collection) -> Option<Arc<Cache>> {
+        self.caches.find(collection).filter(|cache| cache.synced())
+    }
+
+    /// All caches that are open and have their lists.
+    pub fn caches(&self) -> impl Iterator<Item = Arc<Cache>> {
+        self.caches.all().into_iter().filter(|cache| cache.synced())
+    }
+
+    /// The resource whose objects, all of them, are a collection.
+    pub fn resource(&self, collection: &Collection) -> Option<&'a Resource> {
+        self.resources.iter().find(|resource| resource.all() == *collection)
     }
 
     /// One object.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use base::Timestamp;
 use bytes::Bytes;
-use client::{Collection, DeleteOptions, Entry, Owner, Resource};
+use client::{Cache, Collection, DeleteOptions, Entry, Owner, Resource};
 use control::{About, Guard, Key, Outcome, Reconciler, Verb, View, Write};
 use serde_json::json;
 
@@ -43,8 +43,7 @@ impl Reconciler for Collector {
     }
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
-        let resource = view.resources().iter().find(|resource| resource.all() == *collection);
-        let here = resource.and_then(|resource| view.cache(resource)).and_then(|cache| cache.by_uid(&entry.meta.uid));
+        let here = view.cache_of(collection).and_then(|cache| cache.by_uid(&entry.meta.uid));
         let uid = |uid: &str| Key::new("", uid);
         match here {
             Some(here) if here.meta.deleting => {
@@ -153,16 +152,25 @@ fn resolve<'a>(view: &'a View<'_>, owner: &Owner) -> Option<&'a Resource> {
 }
 
 fn find(view: &View<'_>, uid: &str) -> Option<Found> {
-    let mut all = view.resources().iter().filter_map(|resource| Some((resource, view.cache(resource)?)));
-    all.find_map(|(resource, cache)| Some((resource.clone(), cache.by_uid(uid)?)))
+    let found = |cache: Arc<Cache>| {
+        let entry = cache.by_uid(uid)?;
+        Some((view.resource(cache.collection())?.clone(), entry))
+    };
+    view.caches().find_map(found)
 }
 
+/// Asked for whatever is deleted, and nearly always there are none: only where there are, it is asked of which resource.
 fn dependents(view: &View<'_>, uid: &str) -> Vec<Found> {
-    let all = view.resources().iter().filter_map(|resource| Some((resource, view.cache(resource)?)));
-    all.flat_map(|(resource, cache)| {
-        cache.owned_entries(uid).into_iter().map(|entry| (resource.clone(), entry)).collect::<Vec<_>>()
-    })
-    .collect()
+    let mut found = Vec::new();
+    for cache in view.caches() {
+        let owned = cache.owned_entries(uid);
+        if !owned.is_empty()
+            && let Some(resource) = view.resource(cache.collection())
+        {
+            found.extend(owned.into_iter().map(|entry| (resource.clone(), entry)));
+        }
+    }
+    found
 }
 
 /// Bound to the version seen: somebody else may be adding an owner just now.
