@@ -21,7 +21,10 @@ use crate::{BenchError, Connection};
 
 /// How many objects a LIST returns.
 const LISTED: usize = 1000;
+/// Holds what is listed, read and changed.
 const NAMESPACE: &str = "skerry-bench";
+/// Holds what is created and deleted: a quick server makes more of it, and must not list among more for that.
+const CREATED: &str = "skerry-bench-created";
 const MERGE: &str = "application/merge-patch+json";
 
 /// What is measured.
@@ -113,18 +116,12 @@ impl Server {
             connections.push(Connection::open(access).await?);
         }
         let mut first = Connection::open(access).await?;
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        match first.post("/api/v1/namespaces", &namespace).await {
-            Ok(_) => {}
-            Err(BenchError::Answer { status, .. }) if status == http::StatusCode::CONFLICT => {
-                let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
-                first.call(Method::DELETE, &path, JSON, Bytes::new()).await?;
-            }
-            Err(error) => return Err(error),
+        for namespace in [NAMESPACE, CREATED] {
+            empty(&mut first, namespace).await?;
         }
         for number in 0..LISTED {
-            let body = object(&format!("listed-{number}"), "listed");
-            first.call(Method::POST, &collection(), JSON, body).await?;
+            let body = object(NAMESPACE, &format!("listed-{number}"), "listed", 0);
+            first.call(Method::POST, &collection(NAMESPACE), JSON, body).await?;
         }
         Ok(Server { clients: connections, created: Arc::default(), deleted: Arc::default() })
     }
@@ -174,11 +171,11 @@ impl Client {
         match verb {
             Verb::Create => {
                 let number = self.created.fetch_add(1, Ordering::Relaxed);
-                let body = object(&format!("object-{number}"), "object");
-                self.connection.call(Method::POST, &collection(), JSON, body).await?;
+                let body = object(CREATED, &format!("object-{number}"), "object", 0);
+                self.connection.call(Method::POST, &collection(CREATED), JSON, body).await?;
             }
             Verb::List => {
-                let path = format!("{}?labelSelector=kind%3Dlisted", collection());
+                let path = format!("{}?labelSelector=kind%3Dlisted", collection(NAMESPACE));
                 self.connection.call(Method::GET, &path, JSON, Bytes::new()).await?;
             }
             Verb::Delete => {
@@ -187,15 +184,15 @@ impl Client {
                     self.deleted.fetch_sub(1, Ordering::Relaxed);
                     return Ok(false);
                 }
-                let path = format!("{}/object-{number}", collection());
+                let path = format!("{}/object-{number}", collection(CREATED));
                 self.connection.call(Method::DELETE, &path, JSON, Bytes::new()).await?;
             }
             Verb::Get | Verb::Update | Verb::Patch => {
                 let name = format!("listed-{}", self.turn * 7919 % LISTED);
-                let path = format!("{}/{name}", collection());
+                let path = format!("{}/{name}", collection(NAMESPACE));
                 let (method, content, body) = match verb {
                     Verb::Get => (Method::GET, JSON, Bytes::new()),
-                    Verb::Update => (Method::PUT, JSON, object_with(&name, "listed", self.turn)),
+                    Verb::Update => (Method::PUT, JSON, object(NAMESPACE, &name, "listed", self.turn)),
                     _ => (Method::PATCH, MERGE, json!({"data": {"turn": self.turn.to_string()}}).to_string().into()),
                 };
                 self.connection.call(method, &path, content, body).await?;
@@ -205,18 +202,25 @@ impl Client {
     }
 }
 
-fn collection() -> String {
-    format!("/api/v1/namespaces/{NAMESPACE}/configmaps")
+/// An empty namespace: made, or emptied of what an earlier run left.
+async fn empty(connection: &mut Connection, name: &str) -> Result<(), BenchError> {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    match connection.post("/api/v1/namespaces", &namespace).await {
+        Err(BenchError::Answer { status: http::StatusCode::CONFLICT, .. }) => {
+            connection.call(Method::DELETE, &collection(name), JSON, Bytes::new()).await.map(drop)
+        }
+        answer => answer.map(drop),
+    }
 }
 
-fn object(name: &str, kind: &str) -> Bytes {
-    object_with(name, kind, 0)
+fn collection(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/configmaps")
 }
 
-fn object_with(name: &str, kind: &str, turn: usize) -> Bytes {
+fn object(namespace: &str, name: &str, kind: &str, turn: usize) -> Bytes {
     let object: Value = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kind": kind}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kind": kind}},
         "data": {"payload": "x".repeat(256), "turn": turn.to_string()},
     });
     object.to_string().into()

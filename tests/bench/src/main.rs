@@ -37,7 +37,7 @@ enum Command {
     /// Put the same load on API servers in turns: operations a second, latencies, and the last one's ratio to the first.
     ///
     /// ConfigMaps with 256 bytes of data; each client has a connection of its own and sends its next request when the last one
-    /// is answered; a list is 1,000 objects by label. The servers' namespace skerry-bench is used and left behind.
+    /// is answered; a list is 1,000 objects by label. The namespaces skerry-bench and skerry-bench-created are used and left behind.
     Api {
         /// Kubeconfigs; the reference first.
         #[arg(required = true, value_name = "KUBECONFIG")]
