@@ -241,16 +241,32 @@ impl<'a> Rollout<'a> {
 
     /// `spec.replicas` of the Deployment changed since its sets were last sized.
     fn is_scaling(&self) -> bool {
-        let active = (0..self.sets.len()).filter(|index| self.size(*index) > 0);
-        active.into_iter().any(|index| {
-            annotation(&self.sets[index].metadata, DESIRED)
-                .is_some_and(|desired| *desired != self.replicas().to_string())
-        })
+        self.active().into_iter().any(|index| self.was_sized_for_another(index))
     }
 
-    /// Gives every active set its share of a changed `spec.replicas`.
+    fn active(&self) -> Vec<usize> {
+        (0..self.sets.len()).filter(|index| self.size(*index) > 0).collect()
+    }
+
+    fn was_sized_for_another(&self, index: usize) -> bool {
+        let wanted = self.replicas().to_string();
+        annotation(&self.sets[index].metadata, DESIRED).is_some_and(|desired| *desired != wanted)
+    }
+
+    /// Gives every active set its share of a changed `spec.replicas`. A set whose own size stays says all the same that it
+    /// was sized for the new number: else the Deployment would be taken for scaling for ever, and never roll on.
     fn scale_all(&mut self) {
-        let active: Vec<usize> = (0..self.sets.len()).filter(|index| self.size(*index) > 0).collect();
+        let active = self.active();
+        self.share_out(active.clone());
+        for index in active {
+            if self.was_sized_for_another(index) {
+                let size = self.size(index);
+                self.scales.insert(index, size);
+            }
+        }
+    }
+
+    fn share_out(&mut self, active: Vec<usize>) {
         let latest = self.new;
         if let [only] = active[..] {
             return self.scale(only, self.replicas());
@@ -724,10 +740,23 @@ mod tests {
 
     /// Adds a set: name, image, size, available, revision.
     fn set(world: &mut World, name: &str, image: &str, size: i32, available: i32, revision: i32) {
+        set_sized_for(world, 4, name, image, size, available, revision);
+    }
+
+    /// The same, from when `spec.replicas` was `desired`.
+    fn set_sized_for(
+        world: &mut World,
+        desired: i32,
+        name: &str,
+        image: &str,
+        size: i32,
+        available: i32,
+        revision: i32,
+    ) {
         world.put(ReplicaSet::RESOURCE, json!({
             "metadata": {"name": name, "namespace": "n", "labels": {"app": "web"}, "generation": 1,
                 "creationTimestamp": format!("2026-11-23T10:00:0{revision}Z"),
-                "annotations": {REVISION: revision.to_string(), DESIRED: "4", MAX: "5"},
+                "annotations": {REVISION: revision.to_string(), DESIRED: desired.to_string(), MAX: (desired + 1).to_string()},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d", "controller": true}]},
             "spec": {"replicas": size, "selector": {}, "template": {"metadata": {"labels": {"app": "web", HASH_LABEL: "x"}},
                 "spec": {"containers": [{"name": "c", "image": image}]}}},
@@ -782,6 +811,17 @@ mod tests {
     #[test]
     fn scaling_is_shared_in_proportion() {
         check(json!({"replicas": 8}), &[("a", "old", 3, 3, 1), ("b", "new", 2, 2, 2)], "a=6 b=4");
+    }
+    #[test]
+    fn a_set_whose_size_stays_is_noted_as_scaled_and_the_rollout_goes_on() {
+        let mut world = world(json!({}));
+        set_sized_for(&mut world, 2, "a", "old", 1, 1, 1);
+        set(&mut world, "b", "mid", 2, 2, 2);
+        set(&mut world, "c", "new", 2, 2, 3);
+        let outcome = world.reconcile(&Deployments, "n", "web");
+        assert_eq!(sizes(&outcome), "a=1", "the number was scaled from 2 to 4 while a kept its one pod");
+        assert_eq!(body(&outcome, "update replicasets.apps n/a")["metadata"]["annotations"][DESIRED], "4");
+        check(json!({}), &[("a", "old", 1, 1, 1), ("b", "mid", 2, 2, 2), ("c", "new", 2, 2, 3)], "a=0 b=1");
     }
     #[test]
     fn undo_makes_the_old_set_the_newest_revision() {
