@@ -205,9 +205,27 @@ pub fn is_same(one: &NodeStatus, other: &NodeStatus) -> bool {
     quiet(one) == quiet(other)
 }
 
+/// So many free bytes are enough on any disk: a tenth of a large one holds many images more.
+const ROOM_BYTES: u64 = 4 << 30;
+
+/// Whether less than `percent` of a disk is free, and that is little.
+pub fn is_short(free: u64, size: u64, percent: u64) -> bool {
+    free < ROOM_BYTES && free < size / 100 * percent
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_short_by_share_and_by_size() {
+        const GIB: u64 = 1 << 30;
+        for (free, size, expected) in
+            [(GIB, 8 * GIB, false), (GIB / 2, 8 * GIB, true), (14 * GIB, 252 * GIB, false), (3 * GIB, 252 * GIB, true)]
+        {
+            assert_eq!(is_short(free, size, 10), expected, "{free} of {size}");
+        }
+    }
     use base::Bytes;
     use std::path::Path;
 

@@ -46,9 +46,11 @@ const LOGS_EVERY: Duration = Duration::from_secs(30);
 const IMAGES_EVERY: Duration = Duration::from_secs(300);
 /// Pulls at a time.
 const PULLS_MAX: usize = 3;
-/// Disk in use, in percent, from which unused images go, and down to which; upstream's.
-const DISK_HIGH: u64 = 85;
-const DISK_LOW: u64 = 80;
+/// Disk free, in percent, below which unused images go, and up to which; upstream's.
+const DISK_FREE_MIN: u64 = 15;
+const DISK_FREE_WANTED: u64 = 20;
+/// Disk free, in percent, below which the node is under pressure; upstream's.
+const DISK_PRESSURE: u64 = 10;
 /// The pauses between attempts to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(7);
@@ -279,13 +281,13 @@ async fn health(node: &Node) -> (Health, Vec<runtime::ImageStatus>) {
     let trouble =
         node.runtime.list_sandboxes().await.err().map(|error| format!("container runtime is down: {}", chain(&error)));
     let images = node.runtime.list_images().await.unwrap_or_default();
-    let disk_pressure = disk_usage(node).is_some_and(|(used, size)| used * 100 > size * 90);
+    let disk_pressure = disk(node).is_some_and(|(free, size)| node::is_short(free, size, DISK_PRESSURE));
     (Health { trouble, disk_pressure, shortcomings: node.runtime.shortcomings(), ..Health::default() }, images)
 }
 
-/// Used and whole bytes of the file system with the data.
-fn disk_usage(node: &Node) -> Option<(u64, u64)> {
-    sys::files::space(&node.options.data_dir).ok().map(|(free, size)| (size.saturating_sub(free), size))
+/// Free and whole bytes of the file system with the data.
+fn disk(node: &Node) -> Option<(u64, u64)> {
+    sys::files::space(&node.options.data_dir).ok()
 }
 
 async fn register(node: &Node) -> Result<NodeStatus, client::ClientError> {
@@ -414,11 +416,10 @@ async fn keep_logs(node: Arc<Node>) {
 async fn keep_images(node: Arc<Node>, changed: Arc<Notify>) {
     loop {
         tokio::time::sleep(IMAGES_EVERY).await;
-        let Some((used, size)) = disk_usage(&node) else { continue };
-        if used * 100 < size * DISK_HIGH {
+        let Some((free, size)) = disk(&node).filter(|(free, size)| node::is_short(*free, *size, DISK_FREE_MIN)) else {
             continue;
-        }
-        let wanted = used.saturating_sub(size * DISK_LOW / 100);
+        };
+        let wanted = (size / 100 * DISK_FREE_WANTED).saturating_sub(free);
         let images = node.runtime.list_images().await.unwrap_or_default();
         let containers = node.runtime.list_containers().await.unwrap_or_default();
         let in_use = containers.into_iter().flat_map(|container| [container.image, container.image_id]).collect();

@@ -151,7 +151,8 @@ where
 
 /// An address without what may be secret in it.
 fn place(uri: &Uri) -> String {
-    format!("{}://{}{}", uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("?"), uri.path())
+    let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or("?"), uri.path())
 }
 
 /// The address a redirect leads to.
@@ -175,6 +176,13 @@ pub(crate) async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_has_its_port_and_no_secret() {
+        let place_of = |text: &str| place(&text.parse().expect("an address"));
+        assert_eq!(place_of("http://user:word@127.0.0.1:5000/v2/x?token=y"), "http://127.0.0.1:5000/v2/x");
+        assert_eq!(place_of("https://ghcr.io/v2/"), "https://ghcr.io/v2/");
+    }
 
     #[test]
     fn redirects_may_be_relative() {
