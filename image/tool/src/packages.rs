@@ -23,8 +23,12 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the private apt reads: suite, and its components.
-const SUITES: &[(&str, &str)] =
-    &[("bookworm", "main"), ("bookworm-backports", "main"), ("trixie", "main non-free-firmware")];
+const SUITES: &[(&str, &str)] = &[
+    ("bookworm", "main"),
+    ("bookworm-backports", "main"),
+    ("trixie", "main non-free-firmware"),
+    ("trixie-backports", "main"),
+];
 
 /// One pinned package.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -41,6 +45,9 @@ pub struct Pin {
     /// The package whose newest need this is, where it is renewed by that; empty otherwise.
     #[serde(default)]
     pub follows: String,
+    /// What its version begins with, where only such a one will do; empty otherwise.
+    #[serde(default)]
+    pub only: String,
     /// The checksum of its file.
     pub sha256: String,
 }
@@ -151,25 +158,40 @@ pub fn update(tree: &Tree) -> Result<Vec<String>> {
 const HEADER: &str = "\
 # The Debian packages that images are made of. `cargo run -p image -- lock --update` renews this file.
 #
-# `id` is what boards call a package; `follows` is the package whose need says which one is newest.
+# `id` is what boards call a package; `follows` is the package whose need says which one is newest; `only` is what its version
+# must begin with.
 ";
 
 fn line(pin: &Pin) -> String {
-    let follows = if pin.follows.is_empty() { String::new() } else { format!("follows = \"{}\"\n", pin.follows) };
+    let unless_empty =
+        |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name} = \"{value}\"\n") };
+    let rare = unless_empty("follows", &pin.follows) + &unless_empty("only", &pin.only);
     format!(
-        "\n[[package]]\nid = \"{}\"\nname = \"{}\"\nversion = \"{}\"\nsuite = \"{}\"\n{follows}sha256 = \"{}\"\n",
+        "\n[[package]]\nid = \"{}\"\nname = \"{}\"\nversion = \"{}\"\nsuite = \"{}\"\n{rare}sha256 = \"{}\"\n",
         pin.id, pin.name, pin.version, pin.suite, pin.sha256
     )
 }
 
 fn newest(tree: &Tree, old: &Pin) -> Result<Pin> {
     let name = if old.follows.is_empty() { old.name.clone() } else { followed(tree, old)? };
-    let about = show(tree, &format!("{name}/{}", old.suite))?;
+    let about = if old.only.is_empty() {
+        show(tree, &format!("{name}/{}", old.suite))?
+    } else {
+        let all = run(private_apt(tree, "apt-cache")?.args(["show", &name]))?;
+        let found = about_version(&all, &old.only).map(str::to_owned);
+        found.ok_or_else(|| wrong(format_args!("Debian has no {name} of a version that begins with {}", old.only)))?
+    };
     let field = |field: &str| {
         let found = about.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
         found.map(str::to_owned).ok_or_else(|| wrong(format_args!("apt says no {field} of {name} in {}", old.suite)))
     };
     Ok(Pin { version: field("Version")?, sha256: field("SHA256")?, name, ..old.clone() })
+}
+
+/// The first of several descriptions whose version begins with `prefix`.
+fn about_version<'a>(all: &'a str, prefix: &str) -> Option<&'a str> {
+    let version = |about: &'a str| about.lines().find_map(|line| line.strip_prefix("Version: "));
+    all.split("\n\n").find(|about| version(about).is_some_and(|version| version.starts_with(prefix)))
 }
 
 fn followed(tree: &Tree, old: &Pin) -> Result<String> {
@@ -186,11 +208,18 @@ fn show(tree: &Tree, what: &str) -> Result<String> {
 /// Reads the suites' lists anew, where that was not done since they were last renewed.
 fn refresh(tree: &Tree) -> Result<()> {
     let fresh = tree.build.join("apt/fresh");
-    if fresh.exists() {
+    if fs::read_to_string(&fresh).is_ok_and(|read| read == sources()) {
         return Ok(());
     }
     run(private_apt(tree, "apt-get")?.args(["-q", "update"]))?;
-    fs::write(&fresh, "").doing("note that the lists are fresh")
+    fs::write(&fresh, sources()).doing("note that the lists are fresh")
+}
+
+/// What the private apt reads.
+fn sources() -> String {
+    let suites = SUITES.iter().map(|(suite, parts)| (MIRROR, *suite, *parts));
+    let all = suites.chain([(SECURITY, "bookworm-security", "main")]);
+    all.map(|(mirror, suite, parts)| format!("deb [signed-by={KEYS}] {mirror} {suite} {parts}\n")).collect()
 }
 
 /// An apt command that knows nothing of this machine.
@@ -200,10 +229,7 @@ fn private_apt(tree: &Tree, program: &str) -> Result<Command> {
         folder(&apt.join(part))?;
     }
     fs::write(apt.join("state/status"), "").doing("write an empty package status")?;
-    let mut sources: Vec<String> =
-        SUITES.iter().map(|(suite, parts)| format!("deb [signed-by={KEYS}] {MIRROR} {suite} {parts}")).collect();
-    sources.push(format!("deb [signed-by={KEYS}] {SECURITY} bookworm-security main"));
-    fs::write(apt.join("sources.list"), sources.join("\n") + "\n").doing("write the private sources")?;
+    fs::write(apt.join("sources.list"), sources()).doing("write the private sources")?;
     let mut command = tool(program);
     let at = |part: &str| apt.join(part).display().to_string();
     command.args([
@@ -271,6 +297,13 @@ mod tests {
                 assert!(pins.iter().any(|pin| pin.id == id), "board {name} wants {id}");
             }
         }
+    }
+
+    #[test]
+    fn a_version_is_chosen_among_several() {
+        let all = "Package: rust-src\nVersion: 1.96.1+dfsg1-2\n\nPackage: rust-src\nVersion: 1.95.0+dfsg1-2\nSize: 7\n";
+        assert!(about_version(all, "1.95.0+").unwrap().contains("Size: 7"));
+        assert_eq!(about_version(all, "1.9+"), None);
     }
 
     #[test]
