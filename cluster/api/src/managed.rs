@@ -88,6 +88,16 @@ pub fn update(writer: &Writer, old: Option<&Value>, new: &mut Value) {
     put(new, entries);
 }
 
+/// Keeps the wish to clear all entries where canonical form would lose it: an empty list is absent there.
+pub fn keep_reset(object: &mut Value) {
+    let entries = object.get_mut("metadata").and_then(|metadata| metadata.get_mut("managedFields"));
+    if let Some(Value::Array(entries)) = entries
+        && entries.is_empty()
+    {
+        entries.push(Value::Object(serde_json::Map::new()));
+    }
+}
+
 /// Whether two versions of an object differ in nothing but the times of their entries.
 pub fn is_same_but_for_times(new: &Value, old: &Value) -> bool {
     let without = |object: &'_ Value| {
@@ -162,7 +172,7 @@ fn written(writer: &Writer, mut entries: Vec<Entry>, old: &Value, new: &Value) -
         match entries.iter_mut().find(|entry| is_own(entry)) {
             Some(own) => {
                 own.fields.unite(written);
-                own.time = Some(writer.now.to_owned());
+                own.time = writer.time();
             }
             None => entries.push(writer.entry(Operation::Update, &version, written.clone())),
         }
@@ -179,9 +189,14 @@ impl Writer<'_> {
             operation,
             api_version: version.to_owned(),
             subresource: self.subresource.unwrap_or_default().to_owned(),
-            time: Some(self.now.to_owned()),
+            time: self.time(),
             fields,
         }
+    }
+
+    /// Upstream loses the time of whoever scales (seen in v1.36: `ScaleHandler.ToParent`).
+    fn time(&self) -> Option<String> {
+        (self.subresource != Some("scale")).then(|| self.now.to_owned())
     }
 
     /// The fields that this write cannot change, whatever it says of them.

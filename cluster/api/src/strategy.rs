@@ -76,6 +76,8 @@ pub fn finish_create(kind: &Kind, object: &mut Value) {
 
 /// Readies `new` to take the place of `old`: by a write to the object itself, or to the named subresource.
 pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Option<&str>) {
+    // Who manages what is noted of every write, whatever else it may not change.
+    let managers = subresource.and_then(|_| dig::remove(new, "metadata.managedFields"));
     match subresource {
         Some("status") => only_status(kind, new, old),
         Some("approval") => only(new, old, &["status.conditions"]),
@@ -86,6 +88,9 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Op
         _ if has_status(kind) => dig::put(new, "status", old["status"].clone()),
         _ => {}
     }
+    if subresource.is_some() {
+        dig::put(new, "metadata.managedFields", managers.unwrap_or_default());
+    }
     for field in SERVER_FIELDS.iter().chain(&["generation"]) {
         let kept = dig::get(&old["metadata"], field).clone();
         dig::put(new, &format!("metadata.{field}"), kept);
@@ -93,6 +98,14 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: Op
     kinds::update(kind, new, old, subresource);
     if !matches!(subresource, Some("status" | "binding")) && is_new_generation(kind, new, old) {
         dig::put(new, "metadata.generation", json!(meta::generation(old) + 1));
+    }
+}
+
+/// Brings an object into the form in which it is kept, before anybody notes whose its fields are: what is for writing only
+/// becomes what it stands for.
+pub fn settle(kind: &Kind, object: &mut Value) {
+    if kind.group.is_empty() && kind.plural == "secrets" {
+        kinds::fold_string_data(object);
     }
 }
 
@@ -201,6 +214,7 @@ mod tests {
 
     fn created(version: &str, name: &str, given: &str, path: &str, want: &str) {
         let mut object = read(given);
+        settle(kind(version, name), &mut object);
         prepare_create(kind(version, name), &mut object);
         dig::put(&mut object, "metadata.uid", json!("u"));
         finish_create(kind(version, name), &mut object);

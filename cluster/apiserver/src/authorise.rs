@@ -48,8 +48,12 @@ impl<'a> Wish<'a> {
 
 /// Refuses what the user may not do.
 pub(crate) fn check(api: &Api, user: &User, route: &Route) -> Result<(), Failure> {
-    let wish = Wish::of(route);
-    if allows(api, user, &wish) { Ok(()) } else { Err(refusal(user, &wish)) }
+    require(api, user, &Wish::of(route))
+}
+
+/// Refuses what the user may not do, where a request implies a second one.
+pub(crate) fn require(api: &Api, user: &User, wish: &Wish<'_>) -> Result<(), Failure> {
+    if allows(api, user, wish) { Ok(()) } else { Err(refusal(user, wish)) }
 }
 
 /// Whether anybody allows it.

@@ -6,6 +6,7 @@
 
 use api::check::{self, Mode};
 use api::kinds::{Kind, join_api_version};
+use api::managed;
 use api::proto;
 use serde_json::Value;
 
@@ -55,6 +56,23 @@ pub(crate) fn yaml(body: &[u8]) -> Result<Value, Failure> {
     serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))
 }
 
+/// Reads YAML or JSON in which fields may occur twice: the last one counts, and what is wrong is told beside.
+pub(crate) fn lenient_yaml(body: &[u8]) -> Result<(Value, Option<String>), Failure> {
+    if body.trim_ascii_start().starts_with(b"{")
+        && let Ok((value, twice)) = check::parse_json(body)
+    {
+        return Ok((value, (!twice.is_empty()).then(|| twice.join(", "))));
+    }
+    let twice = match yaml(body) {
+        Ok(value) => return Ok((value, None)),
+        Err(failure) => failure,
+    };
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins };
+    let read = serde_saphyr::from_str_with_options(text, options);
+    read.map(|value| (value, Some(twice.message.clone()))).map_err(|_| twice)
+}
+
 /// Reads an object of that kind.
 pub(crate) fn object(
     kind: &Kind,
@@ -98,6 +116,7 @@ pub(crate) fn structured(
     validation: FieldValidation,
 ) -> Result<Sent, Failure> {
     claim(kind, &mut object)?;
+    managed::keep_reset(&mut object);
     let report = check::structure(kind, &mut object, Mode::Whole);
     if let Some(fault) = report.errors.first() {
         return Err(Failure::bad_request(check::cannot_be_handled(kind, &fault.message)));

@@ -12,8 +12,9 @@ use api::kinds::{find_kind, split_api_version};
 use api::{dig, meta};
 use serde_json::{Value, json};
 
+use crate::managed::Hand;
 use crate::user::MASTERS;
-use crate::write::Change;
+use crate::write::{Author, Change};
 use crate::{Api, Failure, User, policy};
 
 /// The namespaces every cluster has.
@@ -106,11 +107,13 @@ async fn endpoints(api: &Arc<Api>, user: &User) -> Result<(), Failure> {
             user,
             dry_run: false,
         };
+        let hand = Hand::own(api, kind);
         api.replace(&change, &mut |old| {
             let mut new = old.clone();
             for field in ["subsets", "endpoints", "ports"] {
                 dig::put(&mut new, field, dig::get(&object, field).clone());
             }
+            hand.wrote(Some(old), &mut new);
             Ok(new)
         })
         .await?;
@@ -125,7 +128,9 @@ async fn ensure(api: &Arc<Api>, object: Value, user: &User) -> Result<(), Failur
     if api.store.get(&kind.key(&namespace, meta::name(&object))).is_some() {
         return Ok(());
     }
-    match api.create_object(&kind.into(), &namespace, object, user, false).await {
+    let hand = Hand::own(api, kind);
+    let author = Author { user, hand: Some(&hand), dry_run: false };
+    match api.create_object(&kind.into(), &namespace, object, &author).await {
         Err(failure) if failure.reason != "AlreadyExists" => Err(failure),
         _ => Ok(()),
     }

@@ -13,6 +13,7 @@ use client::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing,
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use http::HeaderValue;
 
 use crate::path::{Info, Route};
 use crate::read::Window;
@@ -23,21 +24,37 @@ use crate::{Api, Body, Credentials, Failure, User, authorise};
 
 /// A way to `api` for one of this process' components.
 pub fn open(api: &Arc<Api>, user: User) -> Arc<dyn Door> {
-    Arc::new(InProcess { api: api.clone(), user: Arc::new(user) })
+    let agent = agent(&user);
+    Arc::new(InProcess { api: api.clone(), user: Arc::new(user), agent })
 }
 
 struct InProcess {
     api: Arc<Api>,
     user: Arc<User>,
+    /// What the component calls itself; the managers of fields are named so.
+    agent: HeaderValue,
+}
+
+/// The component's name, as upstream's component says it.
+fn agent(user: &User) -> HeaderValue {
+    let name = user.name.strip_prefix("system:").unwrap_or(&user.name);
+    let name = match name.split(':').next().unwrap_or_default() {
+        "node" => "kubelet",
+        "apiserver" => "kube-apiserver",
+        "serviceaccount" => name.rsplit(':').next().unwrap_or_default(),
+        _ => name,
+    };
+    HeaderValue::from_str(&format!("{name}/{}", api::VERSION)).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 impl Door for InProcess {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Reply, DoorError>> {
-        let (api, user) = (self.api.clone(), self.user.clone());
+        let (api, user, agent) = (self.api.clone(), self.user.clone(), self.agent.clone());
         Box::pin(async move {
             let what = format!("{} {}", call.method, call.path);
             let malformed = |detail: String| DoorError::Malformed { what: what.clone(), detail };
-            let mut request = http::Request::builder().method(call.method).uri(call.path);
+            let request = http::Request::builder().method(call.method).uri(call.path);
+            let mut request = request.header(http::header::USER_AGENT, agent);
             if !call.content_type.is_empty() {
                 request = request.header(http::header::CONTENT_TYPE, call.content_type);
             }

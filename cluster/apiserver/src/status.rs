@@ -6,6 +6,7 @@ use std::fmt;
 
 use api::FieldError;
 use api::kinds::Kind;
+use api::managed::Conflict;
 use serde_json::{Value, json};
 use store::StoreError;
 
@@ -105,6 +106,31 @@ impl Failure {
         failure
     }
 
+    /// The options of a request do not go together; `kind` is theirs, such as `PatchOptions`.
+    pub(crate) fn invalid_options(kind: &str, errors: &[FieldError]) -> Failure {
+        let what = Named { group: "meta.k8s.io", resource: kind };
+        let message = format!("{what} \"\" is invalid: {}", api::field::aggregate(errors));
+        let mut failure = Failure::new(422, "Invalid", message).about(what, "");
+        failure.details["causes"] = errors.iter().map(FieldError::cause).collect();
+        failure
+    }
+
+    /// A configuration that does not fit the schema. Upstream has no reason for it, and calls it a fault of its own.
+    pub(crate) fn misfit(message: String) -> Failure {
+        Failure::new(500, "", message)
+    }
+
+    /// Others manage fields that a configuration gives other values.
+    pub(crate) fn apply_conflict(conflicts: &[Conflict]) -> Failure {
+        let mut failure = Failure::new(409, "Conflict", conflict_words(conflicts));
+        let cause = |one: &Conflict| {
+            let message = format!("conflict with {}", one.manager);
+            json!({"reason": "FieldManagerConflict", "message": message, "field": one.path})
+        };
+        failure.details["causes"] = conflicts.iter().map(cause).collect();
+        failure
+    }
+
     /// A patch that is well formed and does not apply.
     pub(crate) fn unprocessable(message: impl Into<String>) -> Failure {
         Failure::new(422, "Invalid", message)
@@ -192,13 +218,33 @@ impl Failure {
     pub fn status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if self.details.as_object().is_some_and(|details| !details.is_empty()) {
             status["details"] = self.details.clone();
         }
         status
     }
+}
+
+fn conflict_words(conflicts: &[Conflict]) -> String {
+    if let [one] = conflicts {
+        return format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.path);
+    }
+    let mut words = format!("Apply failed with {} conflicts: ", conflicts.len());
+    let mut manager = None;
+    for one in conflicts {
+        if manager != Some(&one.manager) {
+            let line = if manager.is_some() { "\n" } else { "" };
+            words.push_str(&format!("{line}conflicts with {}:", one.manager));
+            manager = Some(&one.manager);
+        }
+        words.push_str(&format!("\n- {}", one.path));
+    }
+    words
 }
 
 impl fmt::Display for Failure {

@@ -17,11 +17,13 @@ use http::StatusCode;
 use pki::{BoundObject, Claims};
 use serde_json::{Value, json};
 
+use crate::apply::Wanted;
 use crate::delete::{self, Gone};
+use crate::managed::Hand;
 use crate::server::{Ask, decoded, success};
 use crate::status::{Named, resource_of};
 use crate::write::{BINDING, Change, place};
-use crate::{Api, Failure, Response, proxied, render};
+use crate::{Api, Failure, Response, apply, proxied, render};
 
 /// The shortest and the longest life a token may ask for, in seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
@@ -302,6 +304,7 @@ async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
             }
             scale
         }
+        "patch" if apply::is_apply(ask) => return apply_scale(api, ask).await,
         "patch" => {
             let mut scale = scale_of(&ask.kind, &decoded(&entry));
             let patch = crate::body::tree("application/json", &ask.body)?.0;
@@ -330,6 +333,7 @@ async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
     let version = meta::resource_version(&wanted).to_owned();
     let patched = ask.info.verb == "patch";
     let change = ask.change(None)?;
+    let hand = Hand::of(api, ask, Some("scale"), "UpdateOptions")?;
     let value: Bytes = api
         .replace(&change, &mut |old| {
             if !version.is_empty() && !patched && version != meta::resource_version(old) {
@@ -337,10 +341,22 @@ async fn scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
             }
             let mut new = old.clone();
             dig::put(&mut new, &paths.spec_replicas, replicas.into());
+            hand.wrote(Some(old), &mut new);
             Ok(new)
         })
         .await?;
     shown(ask, &serde_json::from_slice(&value).map_err(Failure::internal)?)
+}
+
+/// Applies a Scale to the object it scales.
+async fn apply_scale(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
+    let mut wanted = Wanted::of(ask)?;
+    wanted.configuration = apply::of_scale(ask, &wanted.configuration, &scale_paths(&ask.kind).spec_replicas)?;
+    let hand = Hand::of(api, ask, Some("scale"), "PatchOptions")?;
+    let value = api.apply_to(ask, None, &wanted, &hand).await?;
+    let mut response = shown(ask, &serde_json::from_slice(&value).map_err(Failure::internal)?)?;
+    render::warn(&mut response, &wanted.warnings);
+    Ok(response)
 }
 
 fn shown(ask: &Ask, object: &Value) -> Result<Response, Failure> {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use api::kinds::{Kind, KindRef};
-use api::{defaults, dig, meta, patch, strategy, validation};
+use api::{defaults, dig, managed, meta, patch, strategy, validation};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -21,10 +21,11 @@ use store::{Delete, Durability, Entry, Precondition, Put, StoreError, Write};
 
 use crate::body::{self, Sent};
 use crate::delete::goes_now;
+use crate::managed::Hand;
 use crate::query::FieldValidation;
 use crate::server::{Ask, decoded, text};
 use crate::status::resource_of;
-use crate::{Api, Failure, Response, User, admit, convert, encode, render};
+use crate::{Api, Failure, Response, User, admit, apply, convert, encode, render};
 
 /// A write that meets a newer version is made again so often.
 const RETRIES_MAX: usize = 16;
@@ -46,14 +47,23 @@ pub(crate) struct Change<'a> {
     pub dry_run: bool,
 }
 
+/// Who creates.
+pub(crate) struct Author<'a> {
+    pub user: &'a User,
+    /// Notes whose the fields are; `None` where that is noted already.
+    pub hand: Option<&'a Hand<'a>>,
+    pub dry_run: bool,
+}
+
 /// Makes the new version from the old; both as stored.
 pub(crate) type Make<'a> = dyn FnMut(&Value) -> Result<Value, Failure> + Send + 'a;
 
 impl Api {
     pub(crate) async fn create(self: &Arc<Self>, ask: &Ask) -> Result<Response, Failure> {
         let sent = ask.sent(&ask.kind)?;
-        let dry_run = ask.query.dry_run()?;
-        let value = self.create_object(&ask.kind, &ask.info.namespace, sent.object, &ask.user, dry_run).await?;
+        let hand = Hand::of(self, ask, None, "CreateOptions")?;
+        let author = Author { user: &ask.user, hand: Some(&hand), dry_run: ask.query.dry_run()? };
+        let value = self.create_object(&ask.kind, &ask.info.namespace, sent.object, &author).await?;
         let mut response = render::object(&ask.form(), StatusCode::CREATED, &value, self.now())?;
         render::warn(&mut response, &sent.warnings);
         Ok(response)
@@ -65,8 +75,7 @@ impl Api {
         kind: &KindRef,
         namespace: &str,
         mut object: Value,
-        user: &User,
-        dry_run: bool,
+        author: &Author<'_>,
     ) -> Result<Bytes, Failure> {
         if kind.own.as_ref().is_some_and(|own| own.ending) {
             let why = "create not allowed while custom resource definition is terminating";
@@ -78,17 +87,21 @@ impl Api {
         }
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         defaults::apply(kind, &mut object);
+        strategy::settle(kind, &mut object);
+        if let Some(hand) = author.hand {
+            hand.wrote(None, &mut object);
+        }
         let object = convert::to_storage(kind, object);
         let kind = &self.handled(kind);
         if !generated {
-            return self.create_named(kind, namespace, object, user, dry_run).await;
+            return self.create_named(kind, namespace, object, author).await;
         }
         let mut attempt = 1;
         loop {
             let mut object = object.clone();
             let name = meta::generated_name(meta::generate_name(&object), &mut self.rng());
             meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
-            match self.create_named(kind, namespace, object, user, dry_run).await {
+            match self.create_named(kind, namespace, object, author).await {
                 Err(failure) if failure.reason == "AlreadyExists" && attempt < NAMES_MAX => attempt += 1,
                 answer => return answer,
             }
@@ -100,10 +113,9 @@ impl Api {
         kind: &KindRef,
         namespace: &str,
         mut object: Value,
-        user: &User,
-        dry_run: bool,
+        author: &Author<'_>,
     ) -> Result<Bytes, Failure> {
-        admit::create(self, kind, &mut object, user)?;
+        admit::create(self, kind, &mut object, author.user)?;
         strategy::prepare_create(kind, &mut object);
         let (uid, now) = (self.rng().uid().to_string(), self.now().rfc3339());
         let metadata = meta::metadata_mut(&mut object);
@@ -119,7 +131,7 @@ impl Api {
         let _claimed = self.quotas.admit(self, kind, &object, None)?;
         let name = meta::name(&object).to_owned();
         let key = kind.key(namespace, &name);
-        if dry_run {
+        if author.dry_run {
             let taken = self.store.get(&key).is_some();
             return if taken { Err(Failure::already_exists(resource_of(kind), &name)) } else { Ok(plain(&object)) };
         }
@@ -147,15 +159,26 @@ impl Api {
         let mut object = sent.object;
         place(&ask.kind, &mut object, &ask.info.namespace, &ask.info.name)?;
         defaults::apply(&ask.kind, &mut object);
-        let object = convert::to_storage(&ask.kind, object);
-        let value = self.replace(&change, &mut |_| Ok(object.clone())).await?;
+        strategy::settle(&ask.kind, &mut object);
+        let hand = Hand::of(self, ask, subresource, "UpdateOptions")?;
+        let make = &mut |old: &Value| {
+            let mut new = object.clone();
+            hand.wrote(Some(old), &mut new);
+            Ok(convert::to_storage(&ask.kind, new))
+        };
+        let value = self.replace(&change, make).await?;
         let mut response = render::object(&ask.form(), StatusCode::OK, &value, self.now())?;
         render::warn(&mut response, &sent.warnings);
         Ok(response)
     }
 
     pub(crate) async fn patch(self: &Arc<Self>, ask: &Ask, subresource: Option<&str>) -> Result<Response, Failure> {
+        if apply::is_apply(ask) {
+            return self.apply(ask, subresource).await;
+        }
         let patch = Patch::of(ask)?;
+        apply::options(ask)?;
+        let hand = Hand::of(self, ask, subresource, "PatchOptions")?;
         let validation = ask.query.field_validation()?;
         let change = ask.change(subresource)?;
         let mut warnings = Vec::new();
@@ -167,6 +190,8 @@ impl Api {
                 let mut new = sent.object;
                 place(&ask.kind, &mut new, &ask.info.namespace, &ask.info.name)?;
                 defaults::apply(&ask.kind, &mut new);
+                strategy::settle(&ask.kind, &mut new);
+                hand.wrote(Some(old), &mut new);
                 Ok(convert::to_storage(&ask.kind, new))
             })
             .await?;
@@ -217,7 +242,7 @@ impl Api {
         if !errors.is_empty() {
             return Err(Failure::invalid(kind, change.name, &errors).into());
         }
-        if new == old {
+        if new == old || managed::is_same_but_for_times(&new, &old) {
             return Ok(entry.value.clone());
         }
         let _claimed = match change.subresource {
@@ -316,6 +341,7 @@ impl Patch {
         ];
         // Only types made in Go carry the tags that strategic merging reads.
         accepted.truncate(if ask.kind.own.is_some() { 2 } else { 3 });
+        accepted.push(apply::APPLY);
         let make = match body::media_type(ask.content_type()) {
             "application/json-patch+json" => Patch::Json,
             "application/merge-patch+json" => Patch::Merge,
@@ -356,6 +382,13 @@ impl Patch {
         };
         body::structured(kind, patched, Vec::new(), validation)
     }
+}
+
+/// An object that was merged, defaulted and as it is stored.
+pub(crate) fn defaulted(kind: &Kind, mut object: Value) -> Value {
+    defaults::apply(kind, &mut object);
+    strategy::settle(kind, &mut object);
+    convert::to_storage(kind, object)
 }
 
 /// Fills in the namespace (and for writes to a name the name) that the path says, or refuses another.
@@ -405,11 +438,13 @@ fn is_renewal(kind: &Kind, new: &Value, old: &Value) -> bool {
     if kind.plural != "leases" {
         return kind.plural == "events";
     }
-    let fields = |object: &Value| {
-        let spec = dig::map(object, "spec").iter().filter(|(field, _)| *field != "renewTime");
-        spec.map(|(field, value)| (field.clone(), value.clone())).collect::<Vec<_>>()
+    let is_same = |part: &str, but: &str| {
+        let fields = |object: &'_ Value| dig::map(object, part).iter().filter(|(field, _)| *field != but).count();
+        let kept = dig::map(old, part);
+        let mut rest = dig::map(new, part).iter().filter(|(field, _)| *field != but);
+        fields(new) == fields(old) && rest.all(|(field, value)| kept.get(field) == Some(value))
     };
-    fields(new) == fields(old) && new["metadata"] == old["metadata"]
+    is_same("spec", "renewTime") && is_same("metadata", "managedFields")
 }
 
 /// The bytes of an object that is not stored: a dry run's.

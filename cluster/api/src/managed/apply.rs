@@ -128,9 +128,7 @@ fn attempt(
     wanted.subtract_whole(&writer.ignored());
     let own = entries.iter().position(|entry| is_own(writer, entry));
     let last = own.map(|at| entries.remove(at));
-    let mut mine = writer.entry(Operation::Apply, &version, wanted);
-    mine.time = Some(writer.now.to_owned());
-    entries.push(mine);
+    entries.push(writer.entry(Operation::Apply, &version, wanted));
     let object = match last {
         Some(last) => prune(writer, merged, &entries, &last),
         None => merged,

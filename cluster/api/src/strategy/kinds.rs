@@ -21,7 +21,6 @@ pub(super) fn create(kind: &Kind, object: &mut Value) {
             dig::put(object, "status", json!({"phase": "Pending", "qosClass": qos_class(object)}));
         }
         ("", "namespaces") => namespace(object),
-        ("", "secrets") => fold_string_data(object),
         ("", "persistentvolumes") => dig::put(object, "status.phase", json!("Pending")),
         ("", "persistentvolumeclaims") => claim(object),
         ("apps", "daemonsets") => set_template_generation(object, 1),
@@ -42,7 +41,6 @@ pub(super) fn update(kind: &Kind, new: &mut Value, old: &Value, subresource: Opt
         ("", "pods", Some("status")) if dig::has(old, "status.qosClass") => {
             dig::put(new, "status.qosClass", dig::get(old, "status.qosClass").clone());
         }
-        ("", "secrets", _) => fold_string_data(new),
         ("certificates.k8s.io", "certificatesigningrequests", _) => dig::put(new, "spec", old["spec"].clone()),
         ("", "persistentvolumeclaims", None) => normalise_source(new),
         ("apps", "daemonsets", None) => {
@@ -113,7 +111,7 @@ fn namespace(object: &mut Value) {
 }
 
 /// `stringData` is for writing only: it ends up in `data`.
-fn fold_string_data(secret: &mut Value) {
+pub(super) fn fold_string_data(secret: &mut Value) {
     let Some(Value::Object(plain)) = dig::remove(secret, "stringData") else { return };
     if plain.is_empty() {
         return;
