@@ -505,6 +505,31 @@ pub fn patch(uid: &str, before: &PodStatus, next: &PodStatus) -> serde_json::Val
     serde_json::json!({"metadata": {"uid": uid}, "status": status})
 }
 
+/// The status to go on with when the API shows `theirs`: ours is newer than what comes back, except for what others say.
+/// Where somebody else overruled one of our conditions, as the node controller does while a node is silent, `sent` is put
+/// right, so that ours is sent again.
+pub fn heard(mut ours: PodStatus, theirs: PodStatus, sent: &mut PodStatus) -> PodStatus {
+    let shown = theirs.conditions.clone().unwrap_or_default();
+    for condition in sent.conditions.iter_mut().flatten().filter(|condition| is_ours(&condition.type_)) {
+        if let Some(shown) =
+            shown.iter().find(|shown| shown.type_ == condition.type_ && shown.status != condition.status)
+        {
+            *condition = shown.clone();
+        }
+    }
+    let conditions = ours.conditions.get_or_insert_default();
+    conditions.retain(|condition| is_ours(&condition.type_));
+    conditions.extend(shown.into_iter().filter(|condition| !is_ours(&condition.type_)));
+    ours.nominated_node_name = theirs.nominated_node_name;
+    ours.resource_claim_statuses = theirs.resource_claim_statuses;
+    let ended = |phase: &Option<String>| matches!(phase.as_deref(), Some("Succeeded" | "Failed"));
+    if ended(&theirs.phase) && !ended(&ours.phase) {
+        // Somebody else declared it over, as the pod collector does with pods of lost nodes.
+        (ours.phase, ours.reason, ours.message) = (theirs.phase, theirs.reason, theirs.message);
+    }
+    ours
+}
+
 /// Whether a condition is the kubelet's to say.
 pub fn is_ours(kind: &str) -> bool {
     matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
@@ -520,4 +545,44 @@ pub fn is_same(one: &PodStatus, other: &PodStatus) -> bool {
         serde_json::to_value(status).unwrap_or_default()
     };
     canonical(one) == canonical(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shows(conditions: &[(&str, &str)]) -> PodStatus {
+        let condition = |(type_, status): &(&str, &str)| PodCondition {
+            type_: (*type_).to_owned(),
+            status: (*status).to_owned(),
+            ..PodCondition::default()
+        };
+        PodStatus { conditions: Some(conditions.iter().map(condition).collect()), ..PodStatus::default() }
+    }
+
+    /// What is kept of `ours` when the API shows `theirs`, and whether it is sent again.
+    #[track_caller]
+    fn check(theirs: &[(&str, &str)], kept: &[(&str, &str)], again: bool) {
+        let ours = shows(&[("Ready", "True")]);
+        let mut sent = ours.clone();
+        let next = heard(ours, shows(theirs), &mut sent);
+        assert!(is_same(&next, &shows(kept)), "{next:?}");
+        assert_eq!(!is_same(&shows(&[("Ready", "True")]), &sent), again);
+    }
+
+    #[test]
+    fn what_others_say_is_kept() {
+        check(&[("Ready", "True"), ("Gate", "False")], &[("Ready", "True"), ("Gate", "False")], false);
+    }
+
+    /// Found by the simulator: after a node had been silent its pods stayed out of their Services for ever.
+    #[test]
+    fn a_pod_that_was_declared_unready_says_again_that_it_is_ready() {
+        check(&[("Ready", "False")], &[("Ready", "True")], true);
+    }
+
+    #[test]
+    fn what_has_not_arrived_yet_is_no_contradiction() {
+        check(&[], &[("Ready", "True")], false);
+    }
 }

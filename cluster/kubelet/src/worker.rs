@@ -25,6 +25,7 @@ use runtime::{
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::Options;
 use crate::action::{self, Target};
 use crate::events::Events;
 use crate::image::{self, Decision};
@@ -38,7 +39,6 @@ use crate::status::{self, Facts};
 use crate::step::{self, Action, Backoff, Condemned, Memory, Note, Now, Observed, StopCause, Task, Verdict, Waiting};
 use crate::tasks::Tasks;
 use crate::volumes::{self, VolumeError};
-use crate::{Options, status::is_ours};
 
 /// The least time a container has between its preStop hook and the end; upstream's.
 const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -228,21 +228,10 @@ impl Worker {
         };
         let mut next = (*pod).clone();
         let theirs = next.pod.status.take().unwrap_or_default();
-        let mut ours = self.pod.pod.status.take().unwrap_or_default();
-        // Ours is newer than what comes back, except for what others say.
-        let conditions = ours.conditions.get_or_insert_default();
-        conditions.retain(|condition| is_ours(&condition.type_));
-        conditions.extend(theirs.conditions.into_iter().flatten().filter(|condition| !is_ours(&condition.type_)));
-        ours.nominated_node_name = theirs.nominated_node_name;
-        ours.resource_claim_statuses = theirs.resource_claim_statuses;
-        let ended = |phase: &Option<String>| matches!(phase.as_deref(), Some("Succeeded" | "Failed"));
-        if ended(&theirs.phase) && !ended(&ours.phase) {
-            // Somebody else declared it over, as the pod collector does with pods of lost nodes.
-            (ours.phase, ours.reason, ours.message) = (theirs.phase, theirs.reason, theirs.message);
-        }
+        let ours = self.pod.pod.status.take().unwrap_or_default();
         let labels_changed = next.pod.metadata.labels != self.pod.pod.metadata.labels
             || next.pod.metadata.annotations != self.pod.pod.metadata.annotations;
-        next.pod.status = Some(ours);
+        next.pod.status = Some(status::heard(ours, theirs, &mut self.sent));
         self.pod = next;
         if labels_changed {
             self.refresh_at = Some(Monotonic(0));
