@@ -45,21 +45,18 @@ impl Reconciler for Collector {
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
         let here = view.cache_of(collection).and_then(|cache| cache.by_uid(&entry.meta.uid));
         let uid = |uid: &str| Key::new("", uid);
-        match here {
-            Some(here) if here.meta.deleting => {
-                let dependents = dependents(view, &entry.meta.uid);
-                let all = dependents.iter().map(|(_, dependent)| uid(&dependent.meta.uid));
-                all.chain([uid(&entry.meta.uid)]).collect()
-            }
-            Some(here) if here.meta.owners.is_empty() => Vec::new(),
-            Some(_) => vec![uid(&entry.meta.uid)],
-            None => {
-                let dependents = dependents(view, &entry.meta.uid);
-                let orphans = dependents.iter().map(|(_, dependent)| uid(&dependent.meta.uid));
-                let waiting = entry.meta.owners.iter().filter(|owner| owner.block_owner_deletion);
-                orphans.chain(waiting.map(|owner| uid(&owner.uid))).collect()
-            }
-        }
+        let those_owned =
+            || dependents(view, &entry.meta.uid).into_iter().map(|(_, dependent)| uid(&dependent.meta.uid));
+        let Some(here) = here else {
+            let waiting = entry.meta.owners.iter().filter(|owner| owner.block_owner_deletion);
+            return those_owned().chain(waiting.map(|owner| uid(&owner.uid))).collect();
+        };
+        // An owner that waits for its dependents to be free of it hears of each that is, even one that is leaving.
+        let is_owner = |owner: &Owner| here.meta.owners.iter().any(|each| each.uid == owner.uid);
+        let freed_of = entry.meta.owners.iter().filter(|owner| !is_owner(owner)).map(|owner| uid(&owner.uid));
+        let itself = (here.meta.deleting || !here.meta.owners.is_empty()).then(|| uid(&entry.meta.uid));
+        let dependents = here.meta.deleting.then(those_owned);
+        freed_of.chain(dependents.into_iter().flatten()).chain(itself).collect()
     }
 
     fn reconcile(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Outcome {
@@ -266,5 +263,27 @@ mod tests {
     fn orphaning_frees_the_dependents_first() {
         check("set-O", "p<set", "uid-set", &["patch pods n/p"], 0);
         check("set-O", "", "uid-set", &["patch replicasets.apps n/set"], 0);
+    }
+    #[test]
+    fn an_owner_hears_of_a_dependent_that_became_free_of_it() {
+        let mut world = World::default();
+        let owned = |by: &[&str], leaving: bool| {
+            let owner = |by: &&str| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": by, "uid": by});
+            let owners: Vec<_> = by.iter().map(owner).collect();
+            let since = leaving.then_some("2026-11-23T19:59:00Z");
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "p", "ownerReferences": owners, "deletionTimestamp": since}})
+        };
+        world.put(Pod::RESOURCE, owned(&["a", "b"], false));
+        let before = world.caches.open(&Pod::RESOURCE.all()).entry("n", "p").expect("the pod");
+        let mut keys = |now: &[&str], leaving: bool| {
+            world.put(Pod::RESOURCE, owned(now, leaving));
+            let keys = Collector.keys(&View::new(&world.caches), &Pod::RESOURCE.all(), &before);
+            keys.into_iter().map(|key| key.name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(keys(&["a", "b"], false), "p");
+        assert_eq!(keys(&["b"], false), "a p");
+        assert_eq!(keys(&[], false), "a b");
+        assert_eq!(keys(&["b"], true), "a p");
+        assert_eq!(keys(&[], true), "a b p");
     }
 }
