@@ -32,6 +32,8 @@ use crate::pods::{
 use crate::times::{left, moment, time};
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+/// Stands for the Job of pods that have none any more.
+const NOBODY: &str = "";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// Pods created or deleted in one pass.
 const PODS_MAX: usize = 500;
@@ -50,7 +52,12 @@ impl Reconciler for Jobs {
     }
 
     fn keys(&self, _: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
-        if collection.resource == "pods" { owner(entry, "Job") } else { itself(entry) }
+        if collection.resource != "pods" {
+            return itself(entry);
+        }
+        let is_free = !entry.meta.owners.iter().any(|owner| owner.controller);
+        let is_held = || entry.meta.finalizers.iter().any(|each| each == FINALIZER);
+        if is_free && is_held() { vec![Key::new(&entry.meta.namespace, NOBODY)] } else { owner(entry, "Job") }
     }
 
     fn reconcile(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Outcome {
@@ -72,13 +79,16 @@ impl Reconciler for Jobs {
     }
 }
 
-/// Pods of a Job that is gone, perhaps replaced by another of its name, must not wait for it to count them.
+/// Pods of a Job that is gone, perhaps replaced by another of its name, or that left them behind, must not wait for it to
+/// count them.
 fn release_orphans(view: &View<'_>, key: &Key, uid: &str) -> Vec<Write> {
     let pods = view.list::<Pod>(Some(&key.namespace));
     let is_lost = |pod: &Pod| {
         has_finalizer(pod)
-            && controller_of(&pod.metadata)
-                .is_some_and(|owner| owner.kind == "Job" && owner.name == key.name && owner.uid != uid)
+            && match controller_of(&pod.metadata) {
+                Some(owner) => owner.kind == "Job" && owner.name == key.name && owner.uid != uid,
+                None => key.name == NOBODY,
+            }
     };
     pods.iter().filter(|pod| is_lost(pod)).map(|pod| release(pod)).collect()
 }
@@ -565,9 +575,9 @@ fn ended(pod: &Pod) -> Option<Timestamp> {
 /// What is left of the wait after so many failures in a row, the last at `last`.
 fn wait_after(last: Timestamp, failures: i32, now: Timestamp) -> Option<Duration> {
     let wait = BACKOFF_MIN.saturating_mul(1 << (failures - 1).clamp(0, 10)).min(BACKOFF_MAX);
-    // A clock that was set back must not stop the Job for longer than a back-off lasts.
-    let over = last.plus(wait).since(now).min(wait);
-    (!over.is_zero()).then_some(over)
+    // The clock was set back: how long ago it really was nobody knows, but it may be long until the clock gets there.
+    let left = if last > now { Duration::ZERO } else { last.plus(wait).since(now) };
+    (!left.is_zero()).then_some(left)
 }
 
 fn index_of(pod: &Pod) -> Option<i32> {
@@ -870,5 +880,26 @@ mod tests {
         for text in ["0-2,5", "1,2", "7", "0-4,6,7,9-11"] {
             assert_eq!(ranges(&parse_ranges(text)), text);
         }
+    }
+
+    /// Found by the simulator (seed 26): a Job was deleted without its pods, which then could not be deleted.
+    #[test]
+    fn a_pod_that_its_job_left_behind_is_let_go() {
+        let mut world = World::default();
+        world.put(Job::RESOURCE, json!({"metadata": {"name": "other", "namespace": "n"}, "spec": {"template": {}}}));
+        world.put(Pod::RESOURCE, json!({"metadata": {"name": "left", "namespace": "n", "finalizers": [FINALIZER]}}));
+        let entry = world.caches.open(&Pod::RESOURCE.all()).entry("n", "left").expect("the pod");
+        assert_eq!(Jobs.keys(&View::new(&world.caches), &Pod::RESOURCE.all(), &entry), [Key::new("n", NOBODY)]);
+        assert_eq!(lines(&world.reconcile(&Jobs, "n", NOBODY)), ["patch pods n/left"]);
+    }
+
+    /// Found by the simulator (seed 15): a Job waited until a clock that was set back had caught up.
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_job_wait() {
+        let now = Timestamp::from_seconds(1_795_464_000);
+        let waits = |seconds_ago: i64| {
+            wait_after(Timestamp::from_seconds(now.seconds() - seconds_ago), 2, now).map(|wait| wait.as_secs())
+        };
+        assert_eq!([waits(0), waits(5), waits(20), waits(-3000)], [Some(20), Some(15), None, None]);
     }
 }
