@@ -13,7 +13,7 @@ use std::time::Duration;
 use base::{Monotonic, Timestamp};
 use client::{Collection, DeleteOptions, Entry, Kind, Resource};
 use control::{About, Guard, Key, Outcome, Reconciler, View, Write, itself};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 
 use crate::pods::{node_name, phase, set_condition};
 
@@ -50,7 +50,7 @@ impl Reconciler for PodGc {
         let Some(pod) = view.get::<Pod>(&key.namespace, &key.name) else { return Outcome::none() };
         let node = node_name(&pod);
         if node.is_empty() {
-            return if pod.deleting() { remove(&pod).into() } else { Outcome::none() };
+            return if pod.deleting() { end(&pod, fail(&pod)).into() } else { Outcome::none() };
         }
         if view.get::<Node>("", node).is_some() {
             return Outcome::none();
@@ -70,20 +70,26 @@ impl Reconciler for PodGc {
                 uid: String::new(),
             })
         };
-        if !matches!(phase(&pod), "Succeeded" | "Failed") {
-            return gone(fail(&pod, now)).into();
-        }
-        gone(remove(&pod)).into()
+        gone(end(&pod, disrupt(fail(&pod), now))).into()
     }
 }
 
-/// Its owner must see how it ended before it goes.
-fn fail(pod: &Pod, now: Timestamp) -> Write {
-    let mut status = pod.status.clone().unwrap_or_default();
-    status.phase = Some("Failed".to_owned());
+/// Its owner must see how it ended before it goes: a Job counts no pod that is not over.
+fn end(pod: &Pod, failed: PodStatus) -> Write {
+    match phase(pod) {
+        "Succeeded" | "Failed" => remove(pod),
+        _ => Write::status(&Pod { status: Some(failed), ..pod.clone() }),
+    }
+}
+
+fn fail(pod: &Pod) -> PodStatus {
+    PodStatus { phase: Some("Failed".to_owned()), ..pod.status.clone().unwrap_or_default() }
+}
+
+fn disrupt(mut status: PodStatus, now: Timestamp) -> PodStatus {
     let message = "PodGC: node no longer exists";
     set_condition::<PodCondition>(&mut status.conditions, "DisruptionTarget", "True", "DeletionByPodGC", message, now);
-    Write::status(&Pod { status: Some(status), ..pod.clone() })
+    status
 }
 
 fn remove(pod: &Pod) -> Write {
@@ -124,10 +130,14 @@ mod tests {
         assert!(lines(&world.reconcile(&PodGc::default(), "n", "p")).is_empty());
     }
 
+    /// Found by the simulator (seed 36): a Job waited for ever for a pod to end that had no node to end it.
     #[test]
-    fn an_unbound_pod_goes_when_asked() {
-        let world =
+    fn an_unbound_pod_fails_and_goes_when_asked() {
+        let mut world =
             world(json!({"metadata": {"name": "p", "namespace": "n", "deletionTimestamp": "2026-11-23T19:59:00Z"}}));
+        let outcome = world.reconcile(&PodGc::default(), "n", "p");
+        assert_eq!(lines(&outcome), ["update pods/status n/p"]);
+        world.put(Pod::RESOURCE, serde_json::from_slice(&outcome.writes[0].body).expect("JSON"));
         assert_eq!(lines(&world.reconcile(&PodGc::default(), "n", "p")), ["delete pods n/p"]);
     }
 }
