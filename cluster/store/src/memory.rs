@@ -57,6 +57,11 @@ impl Disk {
         self.platter().operations
     }
 
+    /// Whether the power went.
+    pub fn is_off(&self) -> bool {
+        self.platter().off
+    }
+
     /// Ends a [`Fault::Cut`].
     pub fn power_on(&self) {
         self.platter().off = false;

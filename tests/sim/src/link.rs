@@ -23,6 +23,11 @@ impl Link {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether there is one.
+    pub fn is_connected(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn door(&self) -> Result<Arc<dyn Door>, DoorError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(broken)
     }

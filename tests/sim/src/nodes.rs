@@ -1,128 +1,165 @@
-//! Fake nodes: they take pods by chance, run them, and end them by chance.
+//! All nodes: they come, report, fall silent, return, and leave.
 //!
 //! Start at [`Nodes::step`].
 //!
-//! Invariants:
-//! * a node starts only pods that the server says are bound to it, and stops a pod before the server forgets it;
-//! * what really runs is kept here, apart from what the API says, for the checks to compare.
+//! Invariant: a node that left was switched off: nothing of it runs.
 
 use std::collections::BTreeMap;
 
 use base::{Clock, ManualClock, Rng};
 use bytes::Bytes;
-use client::{Call, Door, Kind, Reply};
+use client::{Call, Door, Kind};
 use http::Method;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
+use crate::node::FakeNode;
 use crate::server::Server;
 
-/// What runs where.
+const LEASES: &str = "kube-node-lease";
+/// What a node gives its pods.
+pub const NODE_MILLI_CPU: i64 = 2000;
+/// How many pods a node takes.
+pub const NODE_PODS: usize = 16;
+
+/// All nodes.
 #[derive(Default)]
 pub struct Nodes {
-    names: Vec<String>,
-    /// By pod uid: node, namespace and name.
-    pub running: BTreeMap<String, (String, String, String)>,
+    nodes: Vec<FakeNode>,
     /// Pods that ended well, by uid, with the name of their Job.
     pub succeeded: BTreeMap<String, String>,
 }
 
-/// One request; `None` when the server is away or says no.
+/// One request; `None` when the server is away or says no. What was there already, or is gone already, counts as done.
+pub fn ask(server: &Server, method: Method, path: String, content_type: &'static str, body: String) -> Option<Value> {
+    let is_delete = method == Method::DELETE;
+    let call = Call { method, path, content_type, body: Bytes::from(body) };
+    let reply = server.drive(server.door.call(call))?.ok()?;
+    match reply.status.as_u16() {
+        404 | 409 if is_delete => Some(Value::Null),
+        400.. => None,
+        _ => serde_json::from_slice(&reply.body).ok(),
+    }
+}
+
+/// One request in JSON.
 pub fn call(server: &Server, method: Method, path: String, body: Option<Value>) -> Option<Value> {
     let content_type = if method == Method::PATCH { client::typed::MERGE_PATCH } else { client::typed::JSON };
-    let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let reply: Reply = server.drive(server.door.call(Call { method, path, content_type, body })).ok()?;
-    if reply.status.as_u16() >= 400 {
-        return None;
-    }
-    serde_json::from_slice(&reply.body).ok()
+    ask(server, method, path, content_type, body.map(|body| body.to_string()).unwrap_or_default())
+}
+
+/// All objects of a kind; `None` when the server is away.
+pub fn list(server: &Server, resource: &client::Resource) -> Option<Vec<Value>> {
+    let list = call(server, Method::GET, resource.all().path(), None)?;
+    list["items"].as_array().cloned()
 }
 
 impl Nodes {
-    /// Registers so many nodes.
-    pub fn start(server: &Server, count: usize) -> Nodes {
-        let names: Vec<String> = (0..count).map(|index| format!("node-{index}")).collect();
-        for name in &names {
-            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-            call(server, Method::POST, Node::RESOURCE.all().path(), Some(node)).expect("a node can register");
-        }
-        let mut nodes = Nodes { names, ..Nodes::default() };
-        nodes.report(server, &ManualClock::at(base::Timestamp::from_seconds(1)));
-        nodes
+    /// So many nodes, which register when they report first.
+    pub fn start(count: usize) -> Nodes {
+        let nodes = (0..count).map(|index| FakeNode::new(&format!("node-{index}"), index as u8));
+        Nodes { nodes: nodes.collect(), ..Nodes::default() }
     }
 
-    /// Every node says that it is well.
+    /// What runs where: uid to node, namespace, name.
+    pub fn running(&self) -> BTreeMap<String, (String, String, String)> {
+        let mut running = BTreeMap::new();
+        for node in &self.nodes {
+            for (uid, namespace, name) in node.running() {
+                running.insert(uid.to_owned(), (node.name.clone(), namespace.to_owned(), name.to_owned()));
+            }
+        }
+        running
+    }
+
+    /// The names of the nodes there are.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| &*node.name)
+    }
+
+    /// Some node falls silent, restarts its kubelet, leaves, or a new one of an old name comes.
+    pub fn trouble(&mut self, server: &Server, rng: &mut Rng) {
+        let at = rng.below(self.nodes.len() as u64) as usize;
+        match rng.below(8) {
+            0..3 => self.nodes[at].silent = 5 + rng.below(80) as u32,
+            3..6 => self.nodes[at].restart(),
+            6 if self.nodes.len() > 1 => {
+                // Somebody takes it away for good, and tells the server first: whoever is silent may come back.
+                let path = Node::RESOURCE.path("", &self.nodes[at].name, "");
+                if call(server, Method::DELETE, path, None).is_some() {
+                    self.nodes.remove(at);
+                }
+            }
+            _ => {
+                let free = (0..6).find(|index| self.names().all(|name| name != format!("node-{index}")));
+                if let Some(index) = free {
+                    self.nodes.push(FakeNode::new(&format!("node-{index}"), index));
+                }
+            }
+        }
+    }
+
+    /// Every node is heard again.
+    pub fn heal(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.silent = 0);
+    }
+
+    /// Every node that can be heard says that it is well; one that the API does not know registers.
     pub fn report(&mut self, server: &Server, clock: &ManualClock) {
-        let now = clock.now().rfc3339();
-        for name in &self.names {
-            let status = json!({"status": {
-                "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
-                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "well",
-                    "lastHeartbeatTime": now, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-            call(server, Method::PATCH, Node::RESOURCE.path("", name, "status"), Some(status));
+        let now = clock.now().rfc3339_micros();
+        let Some(known) = list(server, Node::RESOURCE) else { return };
+        for node in self.nodes.iter().filter(|node| node.silent == 0) {
+            let name = &node.name;
+            let object = known.iter().find(|each| each["metadata"]["name"] == **name);
+            let is_well = object.is_some_and(|node| {
+                let conditions = node["status"]["conditions"].as_array();
+                conditions.into_iter().flatten().any(|each| each["type"] == "Ready" && each["status"] == "True")
+            });
+            if object.is_none() {
+                let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{}", name.len() % 2)});
+                let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+                call(server, Method::POST, Node::RESOURCE.all().path(), Some(node));
+            }
+            if !is_well {
+                call(server, Method::PATCH, Node::RESOURCE.path("", name, "status"), Some(well(&now)));
+            }
+            renew(server, name, &now);
         }
     }
 
-    /// Binds, starts, ends and removes some pods.
-    pub fn step(&mut self, server: &Server, clock: &ManualClock, rng: &mut Rng) {
-        let Some(list) = call(server, Method::GET, Pod::RESOURCE.all().path(), None) else { return };
-        let mut seen = Vec::new();
-        for pod in list["items"].as_array().into_iter().flatten() {
-            seen.push(text(pod, "/metadata/uid"));
-            if rng.chance(1, 2) {
-                self.look(server, clock, rng, pod);
+    /// Lets every node do some of what it has to. Returns how much was done.
+    pub fn step(&mut self, server: &Server, clock: &ManualClock, rng: &mut Rng, calm: bool) -> usize {
+        let pods = list(server, Pod::RESOURCE);
+        let mut all = 0;
+        for node in &mut self.nodes {
+            node.silent = node.silent.saturating_sub(1);
+            if let Some(pods) = &pods
+                && node.silent == 0
+                && (calm || rng.chance(2, 3))
+            {
+                node.hear(pods);
             }
+            let (done, succeeded) = node.step(server, clock, rng, calm);
+            self.succeeded.extend(succeeded);
+            all += done;
         }
-        // A pod that was removed by force stops when its node notices.
-        self.running.retain(|uid, _| seen.contains(uid));
-    }
-
-    fn look(&mut self, server: &Server, clock: &ManualClock, rng: &mut Rng, pod: &Value) {
-        let (namespace, name, uid) =
-            (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"), text(pod, "/metadata/uid"));
-        let (node, phase) = (text(pod, "/spec/nodeName"), text(pod, "/status/phase"));
-        let leaving = !pod["metadata"]["deletionTimestamp"].is_null();
-        let status = |status: Value| {
-            let path = Pod::RESOURCE.path(&namespace, &name, "status");
-            let patch = json!({"metadata": {"uid": uid}, "status": status});
-            call(server, Method::PATCH, path, Some(patch)).is_some()
-        };
-        let now = clock.now().rfc3339();
-        let ready = |is: bool| json!([{"type": "Ready", "status": if is { "True" } else { "False" }, "lastTransitionTime": now}]);
-        if node.is_empty() {
-            if !leaving {
-                self.bind(server, rng, pod, &namespace, &name);
-            }
-        } else if leaving {
-            self.running.remove(&uid);
-            let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-            call(server, Method::DELETE, Pod::RESOURCE.path(&namespace, &name, ""), Some(options));
-        } else if phase == "Pending" || phase.is_empty() {
-            self.running.insert(uid.clone(), (node, namespace.clone(), name.clone()));
-            status(
-                json!({"phase": "Running", "podIP": format!("10.42.{}.{}", rng.below(4), rng.below(250)), "conditions": ready(true)}),
-            );
-        } else if phase == "Running" && text(pod, "/spec/restartPolicy") != "Always" && rng.chance(1, 3) {
-            let ends_well = !rng.chance(1, 6);
-            let phase = if ends_well { "Succeeded" } else { "Failed" };
-            self.running.remove(&uid);
-            if status(json!({"phase": phase, "conditions": ready(false)})) && ends_well {
-                let job = format!("{namespace}/{}", text(pod, "/metadata/labels/job-name"));
-                self.succeeded.insert(uid.clone(), job);
-            }
-        }
-    }
-
-    fn bind(&self, server: &Server, rng: &mut Rng, pod: &Value, namespace: &str, name: &str) {
-        let wanted = pod.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0");
-        let any = &self.names[rng.below(self.names.len() as u64) as usize];
-        let node = wanted.and_then(Value::as_str).unwrap_or(any);
-        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "namespace": namespace},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-        call(server, Method::POST, Pod::RESOURCE.path(namespace, name, "binding"), Some(binding));
+        all
     }
 }
 
-fn text(value: &Value, pointer: &str) -> String {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+fn well(now: &str) -> Value {
+    let amounts = json!({"cpu": format!("{NODE_MILLI_CPU}m"), "memory": "8Gi", "pods": NODE_PODS.to_string()});
+    json!({"status": {"allocatable": amounts, "capacity": amounts, "conditions": [
+        {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "well", "lastHeartbeatTime": now, "lastTransitionTime": now}]}})
+}
+
+fn renew(server: &Server, name: &str, now: &str) {
+    let path = Lease::RESOURCE.path(LEASES, name, "");
+    let patch = json!({"spec": {"renewTime": now}});
+    if call(server, Method::PATCH, path, Some(patch)).is_none() {
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": LEASES},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now}});
+        call(server, Method::POST, Lease::RESOURCE.within(LEASES).path(), Some(lease));
+    }
 }

@@ -1,7 +1,7 @@
-//! A few lives, each of a second; `cargo sim` lives more of them.
+//! A few lives, each of some seconds; `cargo sim` lives more of them.
 
 /// Seeds that every run of the tests lives through.
-const SEEDS: std::ops::Range<u64> = 1..9;
+const SEEDS: std::ops::Range<u64> = 1..17;
 
 #[test]
 fn clusters_survive_and_settle() {
