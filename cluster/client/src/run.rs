@@ -29,20 +29,24 @@ pub async fn fill(door: Arc<dyn Door>, cache: Weak<Cache>) {
     let collection = held.collection().clone();
     let mut reflector = Reflector::new(held);
     let mut watch = futures::stream::empty().boxed();
-    // One holder is the reflector itself.
-    while Arc::strong_count(reflector.cache()) > 1 {
+    while is_held(&reflector) {
         match reflector.next() {
             Step::List => reflector.listed(door.list(&collection).await),
             Step::Watch(from) => {
                 let opened = door.watch(&collection, &from).await;
                 reflector.opened(opened.map(|events| watch = events));
             }
-            Step::Hear => {
-                if let Ok(event) = tokio::time::timeout(HELD_CHECK, watch.next()).await {
-                    reflector.heard(event);
-                }
-            }
+            Step::Hear => match tokio::time::timeout(HELD_CHECK, watch.next()).await {
+                // A server that stops ends its readers first: that their watches break then is no news.
+                Ok(event) if is_held(&reflector) => reflector.heard(event),
+                _ => {}
+            },
             Step::Wait(time) => sleep(time).await,
         }
     }
+}
+
+/// Whether somebody holds the cache; one holder is the reflector itself.
+fn is_held(reflector: &Reflector) -> bool {
+    Arc::strong_count(reflector.cache()) > 1
 }

@@ -6,6 +6,7 @@
 //! * what cannot work (the port, the folder, the keys) is found before anything is announced;
 //! * SIGTERM and SIGINT end requests, close the store, and leave pods running; kill -9 loses nothing acknowledged.
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -47,9 +48,10 @@ pub fn clean_up(options: cli::Cleanup) -> Result<(), StartError> {
 fn logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SKERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let for_people = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second call (in tests) finds the first one's subscriber in place, which is as good.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = log.with_ansi(for_people).try_init();
 }
 
 async fn serve(options: cli::Server) -> Result<(), StartError> {
