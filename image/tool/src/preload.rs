@@ -118,6 +118,23 @@ pub fn read(archive: &Path) -> Result<Images> {
     Ok(images)
 }
 
+/// The first file of this path in any of the layers.
+pub fn file(images: &Images, path: &str) -> Option<Vec<u8>> {
+    images.layers.values().find_map(|layer| file_of_layer(layer, Path::new(path)).ok().flatten())
+}
+
+fn file_of_layer(layer: &[u8], path: &Path) -> io::Result<Option<Vec<u8>>> {
+    for entry in tar::Archive::new(layer).entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() && entry.path()?.strip_prefix("./").unwrap_or(&entry.path()?) == path {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 fn with_digest(name: &str, digest: &str) -> Option<String> {
     let (repository, _) = name.rsplit_once(':')?;
     Some(format!("{repository}@{digest}"))

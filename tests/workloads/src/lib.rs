@@ -7,6 +7,8 @@
 //! * a scenario knows kubectl and nothing else, and keeps to a namespace of its own;
 //! * what it waits for is named, and has a limit that grows with how slow the cluster's machine is.
 //!
+//! `SKERRY_SCENARIOS=job,probes` runs these alone, here and there.
+//!
 //! The manifests are ours, in the shape of the published ones: the same kinds, fields, names and images, but shorter times and
 //! smaller numbers, so that they fit a small board and a short test. `manifests/README.md` tells the differences.
 //!
@@ -18,5 +20,5 @@ mod scenarios;
 mod user;
 
 pub use scenario::{Break, Report, Scenario, check_again, run_all};
-pub use scenarios::SCENARIOS;
+pub use scenarios::{SCENARIOS, chosen};
 pub use user::User;

@@ -143,6 +143,14 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "mistakes", shows: "Bad input is refused, and named", run: mistakes::are_named, ..ONE },
 ];
 
+/// Those that the environment variable `SKERRY_SCENARIOS` names, comma-separated; all of them unless it is set.
+pub fn chosen() -> Vec<Scenario> {
+    let Ok(names) = std::env::var("SKERRY_SCENARIOS") else { return SCENARIOS.to_vec() };
+    let find =
+        |name: &str| *SCENARIOS.iter().find(|one| one.name == name).unwrap_or_else(|| panic!("no scenario {name}"));
+    names.split(',').map(find).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

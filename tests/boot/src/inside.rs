@@ -1,0 +1,144 @@
+//! What a machine tells of itself when it is looked at from inside: by a pod that sees all its processes.
+//!
+//! Start at [`Inside::enter`].
+
+use std::fmt;
+use std::path::Path;
+
+use workloads::User;
+
+/// Prints the program, the proportional set size in KiB and the command line of each process that is ours.
+const PROCESSES: &str = r#"
+for process in /proc/[0-9]*; do
+    program=$(readlink $process/exe) || continue
+    case $program in
+    */skerry | */skerry-init)
+        pss=$(sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' $process/smaps_rollup)
+        echo "$pss $(tr '\0' ' ' <$process/cmdline)" ;;
+    esac
+done"#;
+
+/// Counts, from now on, the system calls that wait for a disk.
+const COUNT_SYNCS: &str = r#"
+mkdir -p /tmp/tracing && mount -t tracefs tracefs /tmp/tracing && mkdir -p /tmp/tracing/instances/syncs &&
+for call in fsync fdatasync sync_file_range syncfs sync; do
+    echo 1 >/tmp/tracing/instances/syncs/events/syscalls/sys_enter_$call/enable || exit 1
+done"#;
+const SYNCS: &str = "grep -c sys_ /tmp/tracing/instances/syncs/trace || true";
+/// The seventh number of a disk's statistics are the sectors written to it, of 512 bytes.
+const SECTORS_WRITTEN: &str = "cat /sys/block/vda/stat";
+/// Times of all processors since the boot, in hundredths of a second: user, nice, system, idle, …
+const PROCESSOR: &str = "head -n 1 /proc/stat";
+
+/// A pod that looks.
+pub struct Inside(User);
+
+/// What our processes hold, in KiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Of each process: proportional set size, and its command line.
+    pub processes: Vec<(u64, String)>,
+    /// Of files in memory: tmpfs and memfd.
+    pub files: u64,
+    /// What the whole machine has, and what of it is free to use.
+    pub machine: (u64, u64),
+}
+
+impl Inside {
+    /// Starts the pod, where it does not run yet.
+    pub fn enter(user: &User) -> Inside {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("inside.yaml");
+        user.must(&format!("apply -f {}", manifest.display()));
+        let inside = Inside(user.in_namespace("kube-system"));
+        inside.0.must_become("--for=condition=Ready pod/inside", 60);
+        inside
+    }
+
+    /// Leaves no trace.
+    pub fn leave(self) {
+        self.0.must("delete pod inside");
+    }
+
+    /// What our processes hold.
+    pub fn memory(&self) -> Memory {
+        let facts = self.says("cat /proc/meminfo");
+        let fact = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)).map_or(0, first_number);
+        let line = |line: &str| {
+            let (pss, words) = line.split_once(' ')?;
+            Some((pss.parse().ok()?, words.trim().to_owned()))
+        };
+        Memory {
+            processes: self.says(PROCESSES).lines().filter_map(line).collect(),
+            files: fact("Shmem:"),
+            machine: (fact("MemTotal:"), fact("MemAvailable:")),
+        }
+    }
+
+    /// Bytes written to the disk since the boot.
+    pub fn bytes_written(&self) -> u64 {
+        let said = self.says(SECTORS_WRITTEN);
+        said.split_whitespace().nth(6).and_then(|sectors| sectors.parse::<u64>().ok()).expect("a disk's statistics")
+            * 512
+    }
+
+    /// Begins to count the calls that wait for the disk.
+    pub fn count_syncs(&self) {
+        self.says(COUNT_SYNCS);
+    }
+
+    /// How many there were since then.
+    pub fn syncs(&self) -> u64 {
+        first_number(&self.says(SYNCS))
+    }
+
+    /// The part of one processor that was busy since the boot, in hundredths of a second, and all that passed of both.
+    pub fn busy(&self) -> u64 {
+        let said = self.says(PROCESSOR);
+        let times: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        // Idle and waiting for the disk are the fourth and the fifth.
+        times.iter().enumerate().filter(|(index, _)| ![3, 4].contains(index)).map(|(_, time)| time).sum()
+    }
+
+    fn says(&self, script: &str) -> String {
+        let (ok, said) = self.0.kubectl_words(&["exec", "inside", "--", "sh", "-c", script]);
+        assert!(ok, "the pod inside: {said}");
+        said
+    }
+}
+
+impl Memory {
+    /// All that we hold, in MiB. What is mapped of a file in memory is counted twice, which errs to our disadvantage.
+    pub fn ours(&self) -> f64 {
+        (self.processes.iter().map(|(pss, _)| pss).sum::<u64>() + self.files) as f64 / 1024.0
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        for (pss, words) in &self.processes {
+            writeln!(out, "  {:>6.1} MiB  PSS of `{words}`", mib(*pss))?;
+        }
+        writeln!(out, "  {:>6.1} MiB  files in memory (tmpfs, memfd)", mib(self.files))?;
+        writeln!(out, "  {:>6.1} MiB  together; the promise is 64", self.ours())?;
+        let (all, free) = self.machine;
+        writeln!(out, "  {:>6.1} MiB  of {:.0} in use, pods and the kernel's own included", mib(all - free), mib(all))
+    }
+}
+
+fn first_number(text: &str) -> u64 {
+    text.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_ours_is_added_up() {
+        let processes = vec![(1024, "/bin/skerry server".to_owned()), (512, "/sbin/skerry-init".to_owned())];
+        let memory = Memory { processes, files: 512, machine: (500 << 10, 400 << 10) };
+        assert_eq!(memory.ours(), 2.0);
+        assert!(memory.to_string().contains("100.0 MiB  of 500 in use"), "{memory}");
+    }
+}

@@ -1,0 +1,23 @@
+//! `cargo run --release -p boot -- figures [BOOTS [MINUTES]]` measures the booted image: boots, memory, idleness, size.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+const USAGE: &str = "usage: boot figures [BOOTS [MINUTES]]    (5 boots and 10 idle minutes, unless told otherwise)";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, usual: u64| words.get(at).map_or(Ok(usual), |word| word.parse::<u64>());
+    match (words.first().map(String::as_str), number(1, 5), number(2, 10)) {
+        (Some("figures"), Ok(boots @ 1..), Ok(minutes)) if words.len() <= 3 => {
+            let boots = usize::try_from(boots).unwrap_or(usize::MAX);
+            boot::figures::measure(boots, Duration::from_secs(60 * minutes));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
