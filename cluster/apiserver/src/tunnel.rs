@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::chain;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::Full;
@@ -91,7 +92,7 @@ impl Tunnels {
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(chain(&error).to_string()))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!("a proxied connection ended: {error}");
@@ -99,7 +100,7 @@ impl Tunnels {
         });
         let sent = sender.send_request(forward(target, request).map_err(failed)?);
         let mut response = match timeout(ANSWER_TIME, sent).await {
-            Ok(response) => response.map_err(|error| failed(error.to_string()))?,
+            Ok(response) => response.map_err(|error| failed(chain(&error).to_string()))?,
             Err(_) => return Err(failed("it did not answer in time".to_owned())),
         };
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {

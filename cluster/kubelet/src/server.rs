@@ -44,8 +44,9 @@ use crate::{Options, Tls};
 
 /// Connections at a time; what comes beyond waits.
 const CONNECTIONS_MAX: usize = 1000;
-/// How long a client has for the TLS handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a client has for the TLS handshake: longer than the API server waits for us, which would otherwise have a connection
+/// that it takes for good closed under its request.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// How often a followed log is looked at. Only while somebody follows it.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 /// SPDY subprotocols of exec and attach, the best first.
@@ -106,7 +107,13 @@ pub async fn serve(listener: Listener, node: Arc<Node>, pods: Pods) {
         node.tasks.clone().spawn(async move {
             let _place = place;
             let _ = tcp.set_nodelay(true);
-            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await else { return };
+            let tls = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await {
+                Ok(Ok(tls)) => tls,
+                Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake with the kubelet failed"),
+                Err(_) => {
+                    return tracing::debug!("a TLS handshake with the kubelet took longer than {HANDSHAKE_MAX:?}");
+                }
+            };
             let peer = tls.get_ref().1.peer_certificates().and_then(|chain| pki::presented(chain.first()?));
             let context = Arc::new(Context { node, pods, peer });
             let service = hyper::service::service_fn(move |request| {
