@@ -26,6 +26,7 @@ mod documents;
 pub mod door;
 mod encode;
 mod frames;
+mod idle;
 mod kinds;
 mod managed;
 mod metrics;

@@ -117,11 +117,12 @@ impl Api {
                 let kind = self.kinds.find(&info.group, &info.version, &info.resource);
                 let kind = kind.ok_or_else(Failure::no_such_path)?;
                 let wanted = Wanted::of(text(&headers, header::ACCEPT.as_str()), kind.own.is_none())?;
-                let warning = kind.own.as_ref().map_or(String::new(), |own| own.warning.clone());
+                let warning = match &kind.own {
+                    Some(own) => Some(own.warning.clone()).filter(|warning| !warning.is_empty()),
+                    None => crate::idle::warning(&kind, info.verb),
+                };
                 let mut response = self.verb(Ask { info, kind, query, headers, body, user, wanted }).await?;
-                if !warning.is_empty() {
-                    render::warn(&mut response, &[warning]);
-                }
+                render::warn(&mut response, warning.as_slice());
                 Ok(response)
             }
         }
