@@ -2,11 +2,13 @@
 //!
 //! Start at [`Server::apply`]. `'` stands for `"` in bodies.
 
+mod world;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{Api, Body, Credentials, Settings, User, annotate};
-use base::{ManualClock, Timestamp};
+use apiserver::{Api, Body, Credentials, User, annotate};
+use base::ManualClock;
 use bytes::Bytes;
 use futures::executor::block_on;
 use serde_json::{Value, json};
@@ -32,10 +34,7 @@ const WEB: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 
 impl Server {
     fn new() -> Server {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_790_000_000)));
-        let tokens = Arc::new(pki::TokenKey::ephemeral().expect("a key"));
-        let settings = Settings::new(clock.clone(), 7, tokens, "CA".to_owned());
-        let api = Api::open(Arc::new(store::memory(annotate())), settings);
+        let (api, clock) = world::open(Arc::new(store::memory(annotate())));
         block_on(api.bootstrap()).expect("the first objects");
         Server { api, clock }
     }

@@ -3,10 +3,12 @@
 //! Start at [`Server`]. The controller that establishes definitions is not here: [`Server::define`] writes the status
 //! that it would write.
 
+mod world;
+
 use std::sync::Arc;
 
-use apiserver::{Api, Body, Credentials, Settings, User, annotate};
-use base::{ManualClock, Timestamp};
+use apiserver::{Api, Body, Credentials, User, annotate};
+use base::Timestamp;
 use bytes::Bytes;
 use futures::executor::block_on;
 use serde_json::{Value, json};
@@ -24,9 +26,7 @@ impl Server {
     }
 
     fn over(store: Arc<dyn Store>) -> Server {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_790_000_000)));
-        let tokens = Arc::new(pki::TokenKey::ephemeral().expect("a key"));
-        let api = Api::open(store, Settings::new(clock, 7, tokens, "CA".to_owned()));
+        let (api, _) = world::open(store);
         block_on(api.bootstrap()).expect("the first objects");
         Server(api)
     }

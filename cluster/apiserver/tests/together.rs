@@ -2,10 +2,11 @@
 //!
 //! Start at [`Server::commits`].
 
+mod world;
+
 use std::sync::Arc;
 
-use apiserver::{Api, Credentials, Settings, User, annotate};
-use base::{ManualClock, Timestamp};
+use apiserver::{Api, Credentials, User, annotate};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
@@ -22,12 +23,9 @@ struct Server {
 
 impl Server {
     fn new() -> Server {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_790_000_000)));
-        let tokens = Arc::new(pki::TokenKey::ephemeral().expect("a key"));
-        let settings = Settings::new(clock, 7, tokens, "CA".to_owned());
         let store = store::memory_on(&Disk::new(), annotate(), Options::default(), Pace::ByHand);
         let store = Arc::new(store.expect("a disk without faults"));
-        let server = Server { api: Api::open(store.clone(), settings), store };
+        let server = Server { api: world::open(store.clone()).0, store };
         let api = server.api.clone();
         server.commits(async { api.bootstrap().await.expect("the first objects") });
         server

@@ -2,9 +2,11 @@
 //!
 //! Start at [`Server`]: [`Server::ask`] sends one request and gives status and tree.
 
+mod world;
+
 use std::sync::Arc;
 
-use apiserver::{Api, Body, Credentials, Settings, User, annotate, door};
+use apiserver::{Api, Body, Credentials, User, annotate, door};
 use base::{ManualClock, Timestamp};
 use bytes::Bytes;
 use client::{Collection, EventKind};
@@ -19,10 +21,7 @@ struct Server {
 
 impl Server {
     fn new() -> Server {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_790_000_000)));
-        let tokens = Arc::new(pki::TokenKey::ephemeral().expect("a key"));
-        let settings = Settings::new(clock.clone(), 7, tokens, "CA".to_owned());
-        let api = Api::open(Arc::new(store::memory(annotate())), settings);
+        let (api, clock) = world::open(Arc::new(store::memory(annotate())));
         block_on(api.bootstrap()).expect("the first objects");
         Server { api, clock }
     }
