@@ -29,7 +29,7 @@ use crate::pods::{
     controller_of, from_template, is_active, is_ready, name_prefix, phase, rank_for_deletion, restarts, set_condition,
     some,
 };
-use crate::times::{left, moment, time};
+use crate::times::{left, moment, pause_left, time};
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// Stands for the Job of pods that have none any more.
@@ -575,9 +575,7 @@ fn ended(pod: &Pod) -> Option<Timestamp> {
 /// What is left of the wait after so many failures in a row, the last at `last`.
 fn wait_after(last: Timestamp, failures: i32, now: Timestamp) -> Option<Duration> {
     let wait = BACKOFF_MIN.saturating_mul(1 << (failures - 1).clamp(0, 10)).min(BACKOFF_MAX);
-    // The clock was set back: how long ago it really was nobody knows, but it may be long until the clock gets there.
-    let left = if last > now { Duration::ZERO } else { last.plus(wait).since(now) };
-    (!left.is_zero()).then_some(left)
+    pause_left(last, wait, now)
 }
 
 fn index_of(pod: &Pod) -> Option<i32> {

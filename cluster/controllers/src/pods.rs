@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
-use crate::times::{moment, time};
+use crate::times::{moment, pause_left, time};
 
 /// What lives under an owner by selector.
 pub struct Claimed<T> {
@@ -132,11 +132,8 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Result
         return Ok(());
     }
     let Some(since) = &ready.last_transition_time else { return Err(None) };
-    // The clock was set back: how long ago it really was nobody knows, but it may be long until the clock gets there.
-    if moment(since) > now {
-        return Ok(());
-    }
-    match crate::times::left(since, i64::from(min_ready_seconds), now) {
+    let pause = Duration::from_secs(min_ready_seconds.max(0) as u64);
+    match pause_left(moment(since), pause, now) {
         None => Ok(()),
         left => Err(left),
     }

@@ -24,3 +24,10 @@ pub fn left(since: &Time, seconds: i64, now: Timestamp) -> Option<Duration> {
     let left = until.since(now);
     (!left.is_zero()).then_some(left)
 }
+
+/// What is left of a pause that began at `since`; `None` once it is over. After the clock was set back it counts as over: how
+/// long ago it really began nobody knows, but it may be long until the clock gets there. Not for deadlines, see [`left`].
+pub fn pause_left(since: Timestamp, pause: Duration, now: Timestamp) -> Option<Duration> {
+    let left = if since > now { Duration::ZERO } else { since.plus(pause).since(now) };
+    (!left.is_zero()).then_some(left)
+}
