@@ -27,7 +27,11 @@ pub(crate) fn create(api: &Api, kind: &Kind, object: &mut Value, user: &User) ->
         ("", "pods") => admit_pod::create(api, kind, object)?,
         ("", "namespaces") => namespace(object),
         ("", "nodes") => taint_nodes_by_condition(object),
-        ("", "persistentvolumeclaims") => default_storage_class(api, object),
+        ("", "persistentvolumeclaims") => {
+            default_storage_class(api, object);
+            protect_in_use(object, "kubernetes.io/pvc-protection");
+        }
+        ("", "persistentvolumes") => protect_in_use(object, "kubernetes.io/pv-protection"),
         ("networking.k8s.io", "ingresses") => default_ingress_class(api, object),
         ("certificates.k8s.io", "certificatesigningrequests") => certificate_request(kind, object, user)?,
         ("rbac.authorization.k8s.io", _) => escalation(api, kind, object, user)?,
@@ -108,6 +112,15 @@ fn default_storage_class(api: &Api, object: &mut Value) {
     let prefix = "storageclasses.storage.k8s.io/";
     if let Some(name) = newest_default(api, prefix, "storageclass.kubernetes.io/is-default-class") {
         dig::put(object, "spec.storageClassName", name.into());
+    }
+}
+
+/// StorageObjectInUseProtection: what is used stays until it is used no more.
+fn protect_in_use(object: &mut Value, finalizer: &str) {
+    let mut finalizers = dig::list(object, "metadata.finalizers").to_vec();
+    if !finalizers.iter().any(|each| each == finalizer) {
+        finalizers.push(finalizer.into());
+        dig::put(object, "metadata.finalizers", finalizers.into());
     }
 }
 

@@ -8,7 +8,6 @@ use api::kinds::Kind;
 
 /// Group, plural, and what does not happen.
 const IDLE: &[(&str, &str, &str)] = &[
-    ("", "persistentvolumeclaims", "claims are not bound to volumes"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", POLICIES),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", POLICIES),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", WEBHOOKS),

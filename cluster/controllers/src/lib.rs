@@ -9,6 +9,7 @@
 //! Not here: queues, caches, applying writes (`control`), where pods go (`scheduler`).
 #![forbid(unsafe_code)]
 
+mod binding;
 mod certificates;
 mod cron;
 mod cronjob;
@@ -25,7 +26,10 @@ mod node;
 mod placement;
 mod podgc;
 mod pods;
+mod protection;
+mod provision;
 mod quota;
+mod reclaim;
 mod replicaset;
 mod revisions;
 mod serviceaccount;
@@ -84,6 +88,9 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(node::Evictions),
         Box::new(podgc::PodGc::default()),
         Box::new(disruption::Budgets),
+        Box::new(binding::Binder),
+        Box::new(protection::Claims),
+        Box::new(protection::Volumes),
         Box::new(gc::Collector),
     ];
     all.extend(signing);
