@@ -16,13 +16,15 @@ use base::{Monotonic, Timestamp};
 use bytes::Bytes;
 use client::{Cache, Caches, Change, Collection, DeleteOptions, Entry, Kind, Listener};
 use control::{Failure, Note, Regarding, Verb, Write};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::json;
 
 use crate::decide::{Decision, Room, decide, nominated, waits_for};
 use crate::preempt::Preemption;
 use crate::snapshot::{Changes, PodInfo, Snapshot, has_ended};
+use crate::volumes::claims_of;
 
 /// A pod that found no place is looked at again so often even if nothing seems to have changed.
 pub const RETRY: Duration = Duration::from_secs(60);
@@ -92,7 +94,14 @@ impl Scheduler {
             }
             wake();
         });
-        let followed = [caches.of::<Node>(), caches.of::<Pod>(), caches.of::<Namespace>()];
+        let followed = [
+            caches.of::<Node>(),
+            caches.of::<Pod>(),
+            caches.of::<Namespace>(),
+            caches.of::<PersistentVolumeClaim>(),
+            caches.of::<PersistentVolume>(),
+            caches.of::<StorageClass>(),
+        ];
         for cache in &followed {
             cache.subscribe(&listener);
             // Whoever was there before us is told of like news; an entry told twice does no harm.
@@ -185,6 +194,9 @@ impl Scheduler {
             match collection.resource.as_str() {
                 "nodes" => self.see_node(old, new),
                 "pods" => self.see_pod(old, new),
+                "persistentvolumeclaims" | "persistentvolumes" | "storageclasses" => {
+                    self.see_volume(&collection, old, new)
+                }
                 _ => {
                     if let Some(namespace) = new.and_then(|entry| entry.typed::<Namespace>()) {
                         self.snapshot.set_namespace(&namespace);
@@ -192,6 +204,23 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    fn see_volume(&mut self, collection: &Collection, old: Option<Arc<Entry>>, new: Option<Arc<Entry>>) {
+        let Some(meta) = new.as_ref().or(old.as_ref()).map(|entry| entry.meta.clone()) else { return };
+        self.snapshot.change_volumes(|volumes| match collection.resource.as_str() {
+            "persistentvolumeclaims" => {
+                volumes.set_claim(
+                    &meta.namespace,
+                    &meta.name,
+                    new.and_then(|entry| entry.typed::<PersistentVolumeClaim>()),
+                );
+            }
+            "persistentvolumes" => {
+                volumes.set_volume(&meta.name, new.and_then(|entry| entry.typed::<PersistentVolume>()));
+            }
+            _ => volumes.set_class(&meta.name, new.and_then(|entry| entry.typed::<StorageClass>())),
+        });
     }
 
     fn see_node(&mut self, old: Option<Arc<Entry>>, new: Option<Arc<Entry>>) {
@@ -267,7 +296,8 @@ impl Scheduler {
         let is_news = |waiting: &Waiting| {
             let Some((seen, tried)) = waiting.tried else { return true };
             let company = seen.company != changes.company && PodInfo::new(waiting.pod.clone()).depends_on_others();
-            seen.room != changes.room || company || tried.plus(RETRY) <= at
+            let volumes = seen.volumes != changes.volumes && !claims_of(&waiting.pod).is_empty();
+            seen.room != changes.room || company || volumes || tried.plus(RETRY) <= at
         };
         let (assumed, all) = (&self.assumed, &self.waiting);
         let open = || all.iter().filter(|(uid, _)| !assumed.contains_key(*uid)).map(|(_, waiting)| waiting);
@@ -288,6 +318,11 @@ impl Scheduler {
                 let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
                 let note = Note::normal(&Regarding::object(&*pod), "Scheduled", message);
                 Some(Step { writes: vec![binding(&pod, &node)], notes: vec![note], binds: true, pod })
+            }
+            Decision::Reserve { pod, writes, .. } => {
+                let waiting = self.waiting.get_mut(pod.uid())?;
+                waiting.tried = Some((before, at));
+                (!writes.is_empty()).then(|| Step { writes, notes: Vec::new(), binds: false, pod })
             }
             Decision::Explain { pod, reason, message, room } => {
                 let waiting = self.waiting.get_mut(pod.uid())?;

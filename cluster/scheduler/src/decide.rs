@@ -5,12 +5,14 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use control::Write;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::place::{Placement, place};
-use crate::preempt::{Preemption, preempt};
+use crate::place::{Placement, available, place};
+use crate::preempt::{NOT_HELPFUL, Preemption, preempt};
 use crate::snapshot::{PodInfo, Snapshot, has_ended};
+use crate::volumes::Needs;
 
 /// What to do about one pod.
 #[derive(Clone, Debug)]
@@ -21,6 +23,15 @@ pub enum Decision {
         pod: Arc<Pod>,
         /// The node.
         node: String,
+    },
+    /// Have its volumes there first; it is bound when its claims are.
+    Reserve {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// The node.
+        node: String,
+        /// What reserves them, unless that is written already.
+        writes: Vec<Write>,
     },
     /// Tell why it cannot be, and perhaps make room.
     Explain {
@@ -66,9 +77,10 @@ fn decide_one(snapshot: &mut Snapshot, pod: &Arc<Pod>, budgets: &[Arc<PodDisrupt
     let nowhere = place(snapshot, &info);
     let message = nowhere.to_string();
     let objections = match nowhere {
-        Placement::Node(node) => {
-            snapshot.place(&node, Arc::new(info));
-            return Decision::Bind { pod: pod.clone(), node };
+        Placement::Node(node) => return go(snapshot, info, node),
+        Placement::Refused(nodes, _) => {
+            let words = available(nodes, std::iter::repeat_n(NOT_HELPFUL.to_owned(), nodes));
+            return explain(pod, format!("{message} preemption: {words}"), Room::Unchanged);
         }
         Placement::Nowhere(objections) => objections,
     };
@@ -88,6 +100,17 @@ fn decide_one(snapshot: &mut Snapshot, pod: &Arc<Pod>, budgets: &[Arc<PodDisrupt
         }
         Err(refusal) => explain(pod, format!("{message} {}", refusal.words), Room::Forget),
     }
+}
+
+/// The pod counts at its node from now on, whether it is bound at once or its volumes come first.
+fn go(snapshot: &mut Snapshot, info: PodInfo, node: String) -> Decision {
+    let pod = info.pod.clone();
+    let needs = Needs::of(&info, snapshot).unwrap_or_default();
+    let reserving = (!needs.are_met()).then(|| needs.reserve(&snapshot.nodes[&node], &snapshot.volumes));
+    snapshot.place(&node, Arc::new(info));
+    let Some((writes, reserved)) = reserving else { return Decision::Bind { pod, node } };
+    reserved.iter().for_each(|(volume, uid)| snapshot.volumes.reserve(volume, uid));
+    Decision::Reserve { pod, node, writes }
 }
 
 fn explain(pod: &Arc<Pod>, message: String, room: Room) -> Decision {
@@ -146,6 +169,7 @@ mod tests {
         let decisions = decide(&mut snapshot, waiting.to_vec(), &[]);
         let word = |decision: &Decision| match decision {
             Decision::Bind { pod, node } => format!("{}>{node}", name(pod)),
+            Decision::Reserve { pod, node, .. } => format!("{}~{node}", name(pod)),
             Decision::Explain { pod, reason, room: Room::Make(found), .. } => {
                 let victims = found.victims.iter().map(|pod| format!("-{}", name(pod)));
                 format!("{}!{reason}{}", name(pod), victims.collect::<String>())

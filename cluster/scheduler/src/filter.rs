@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 use crate::affinity::{Domains, Term, node_matches, required_affinity, required_anti_affinity, tolerates};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 use crate::spread::Spread;
+use crate::volumes::{Needs, Volumes};
 
 /// Why not, in upstream's words: `kubectl describe pod` shows them, and people search for them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +46,14 @@ pub enum Reason {
     Spread,
     /// The node lacks the label a hard topology spread constraint goes by.
     SpreadLabel,
+    /// A claim that only one pod may use is used by another.
+    VolumeTaken,
+    /// A claim's volume is gone.
+    VolumeGone,
+    /// A claim's volume cannot be reached from the node.
+    VolumeNode,
+    /// A claim that waits for its pod finds no volume here, and nobody makes one.
+    VolumeNone,
 }
 
 impl Reason {
@@ -58,6 +67,9 @@ impl Reason {
                 | Reason::NodeAffinity
                 | Reason::PodAffinity
                 | Reason::SpreadLabel
+                | Reason::VolumeGone
+                | Reason::VolumeNode
+                | Reason::VolumeNone
         )
     }
 }
@@ -79,6 +91,17 @@ impl fmt::Display for Reason {
             Reason::SpreadLabel => {
                 write!(out, "node(s) didn't match pod topology spread constraints (missing required label)")
             }
+            Reason::VolumeTaken => {
+                write!(
+                    out,
+                    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+                )
+            }
+            Reason::VolumeGone => {
+                write!(out, "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")
+            }
+            Reason::VolumeNode => write!(out, "node(s) didn't match PersistentVolume's node affinity"),
+            Reason::VolumeNone => write!(out, "node(s) didn't find available persistent volumes to bind"),
         }
     }
 }
@@ -86,7 +109,8 @@ impl fmt::Display for Reason {
 type Filter = fn(&Question<'_>, &NodeInfo) -> Vec<Reason>;
 
 /// The filters in upstream's order: cheap ones first.
-const FILTERS: [Filter; 8] = [unschedulable, node_name, taints, node_affinity, ports, resources, spread, pod_affinity];
+const FILTERS: [Filter; 9] =
+    [unschedulable, node_name, taints, node_affinity, ports, resources, volumes, spread, pod_affinity];
 
 /// A pod that looks for a node, with what the cluster as a whole means for it.
 pub(crate) struct Question<'a> {
@@ -103,11 +127,14 @@ pub(crate) struct Question<'a> {
     together: Vec<(&'a str, Domains)>,
     /// The first of a group that wants to be together has nobody to be with: it may go anywhere that has the labels.
     is_first: bool,
+    /// Its claims; an error keeps it from every node.
+    pub(crate) needs: Result<Needs<'a>, String>,
+    all_volumes: &'a Volumes,
 }
 
 impl<'a> Question<'a> {
     /// Reads the cluster for this pod.
-    pub(crate) fn new(pod: &'a PodInfo, snapshot: &Snapshot) -> Question<'a> {
+    pub(crate) fn new(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Question<'a> {
         let terms = |terms: &'a [_]| terms.iter().map(|term| Term::new(term, &pod.pod)).collect::<Vec<_>>();
         let read = |terms: &[Term<'a>]| terms.iter().map(|term| (term.key, term.domains(snapshot))).collect::<Vec<_>>();
         let affine = terms(required_affinity(&pod.pod));
@@ -122,6 +149,8 @@ impl<'a> Question<'a> {
             apart: read(&terms(required_anti_affinity(&pod.pod))),
             together,
             is_first,
+            needs: Needs::of(pod, snapshot),
+            all_volumes: &snapshot.volumes,
             pod,
         }
     }
@@ -214,6 +243,11 @@ fn resources(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
         need(name, *amount, has.get(name) - used.get(name));
     }
     reasons
+}
+
+fn volumes(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {
+    // Without needs there is no node at all; `place` says why.
+    question.needs.as_ref().map_or_else(|_| vec![Reason::VolumeGone], |needs| needs.check(node, question.all_volumes))
 }
 
 fn spread(question: &Question<'_>, node: &NodeInfo) -> Vec<Reason> {

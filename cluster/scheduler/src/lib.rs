@@ -5,10 +5,11 @@
 //!
 //! Invariants:
 //! * the same snapshot and pod give the same node: ties are broken by a hash of the pod's uid and the node's name;
-//! * the scheduler writes nothing but bindings, the condition `PodScheduled`, nominations, and the end of preempted pods;
+//! * the scheduler writes nothing but bindings, the condition `PodScheduled`, nominations, the end of preempted pods, and
+//!   what reserves volumes for claims that waited for their pod;
 //! * a pod that was bound, or may have been, counts against its node at once, whether or not the cache has seen it.
 //!
-//! Not here: volumes, devices, extenders, profiles.
+//! Not here: devices, extenders, profiles.
 //!
 //! See <https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/>.
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ mod run;
 mod score;
 mod snapshot;
 mod spread;
+mod volumes;
 
 pub use core::{Options, Scheduler, Step};
 pub use decide::{Decision, Room, decide};
@@ -33,3 +35,4 @@ pub use preempt::Preemption;
 pub use request::Request;
 pub use run::run;
 pub use snapshot::{NodeInfo, PodInfo, Snapshot};
+pub use volumes::Volumes;

@@ -16,11 +16,18 @@ pub enum Placement {
     Node(String),
     /// Nowhere: what each node objects; a node may have several reasons.
     Nowhere(BTreeMap<String, Vec<Reason>>),
+    /// Nowhere, whatever the nodes are like: so many there are, and why.
+    Refused(usize, String),
 }
 
 /// Finds the best node for a pod that has none.
 pub fn place(snapshot: &Snapshot, pod: &PodInfo) -> Placement {
     let question = Question::new(pod, snapshot);
+    if let Err(why) = &question.needs
+        && !snapshot.nodes.is_empty()
+    {
+        return Placement::Refused(snapshot.nodes.len(), why.clone());
+    }
     let mut objections = BTreeMap::new();
     let mut able: Vec<&NodeInfo> = Vec::new();
     for node in snapshot.nodes.values() {
@@ -58,6 +65,7 @@ impl fmt::Display for Placement {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Placement::Node(name) => write!(out, "{name}"),
+            Placement::Refused(nodes, why) => write!(out, "0/{nodes} nodes are available: {why}."),
             Placement::Nowhere(objections) if objections.is_empty() => {
                 write!(out, "no nodes available to schedule pods")
             }

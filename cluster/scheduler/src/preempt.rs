@@ -26,7 +26,7 @@ use crate::snapshot::{PodInfo, Snapshot};
 /// Nodes tried for one pod: enough to choose well from, and a bound on the time that one pod takes.
 const CANDIDATES_MAX: usize = 100;
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
-const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+pub(crate) const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 
 /// Who goes, and from where.
 #[derive(Clone, Debug, PartialEq)]

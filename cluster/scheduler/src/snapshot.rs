@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
 use crate::affinity::{preferences, required_affinity, required_anti_affinity};
 use crate::request::Request;
+use crate::volumes::{Volumes, claims_of};
 
 /// Upstream counts a pod that asks for nothing as if it asked for a little, so that such pods spread too.
 const MILLI_CPU_UNASKED: i64 = 100;
@@ -39,6 +40,8 @@ pub struct PodInfo {
     pub owner: Option<String>,
     /// Whether it has rules about the pods beside it.
     pub has_terms: bool,
+    /// The claims it uses, by name.
+    pub claims: Vec<String>,
 }
 
 /// A node with the pods that count against it.
@@ -67,6 +70,8 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, NodeInfo>,
     /// Labels of namespaces, for affinity terms that select by them.
     pub namespaces: BTreeMap<String, Labels>,
+    /// Claims, volumes and classes.
+    pub volumes: Volumes,
     /// Which pods count at which node, by uid; the node may be gone.
     placed: BTreeMap<String, (String, Arc<PodInfo>)>,
     /// Those of them with rules about their neighbours: usually few, and asked for each pod that comes.
@@ -83,6 +88,8 @@ pub struct Changes {
     pub room: u64,
     /// Pods that came, namespaces that changed: of interest to pods with rules about others.
     pub company: u64,
+    /// Claims, volumes and classes that changed: of interest to pods with claims.
+    pub volumes: u64,
 }
 
 impl PodInfo {
@@ -102,6 +109,7 @@ impl PodInfo {
             priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default(),
             owner,
             has_terms,
+            claims: claims_of(&pod),
             request,
             pod,
         }
@@ -302,6 +310,12 @@ impl Snapshot {
     /// How many pods of an owner are on which node.
     pub(crate) fn siblings(&self, owner: &str) -> Option<&BTreeMap<String, i64>> {
         self.siblings.get(owner)
+    }
+
+    /// Changes what is known of claims, volumes and classes.
+    pub(crate) fn change_volumes(&mut self, change: impl FnOnce(&mut Volumes)) {
+        change(&mut self.volumes);
+        self.changes.volumes += 1;
     }
 
     /// What happened so far that could help a pod that waits.
