@@ -2,11 +2,12 @@
 //!
 //! Start at [`pod_link`] for one pod and at [`table`] for the node's rules.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use sys::net::link::{Mac, Net};
-use sys::net::nft::{Chain, Hook, HookKind, HookPoint, Part, Rule, Set, Statement, Table, Value};
+use sys::net::nft::{Chain, Hook, HookKind, HookPoint, Part, Rule, Set, Statement, Table, Value, Verdict};
 
 use crate::lease::Leases;
 
@@ -34,7 +35,7 @@ pub struct Options {
     pub services: Net,
     /// Where leases are kept.
     pub directory: PathBuf,
-    /// The largest packet on a pod's link, in bytes.
+    /// The largest packet on a pod's link, in bytes, as long as the link of the node's own address is not known.
     pub mtu: u32,
 }
 
@@ -62,11 +63,18 @@ pub fn pod_link(address: Ipv4Addr) -> PodLink {
     }
 }
 
-/// The node's rules for its pods: ports of the host, the way out of the cluster, and the way back to oneself.
-pub fn table(options: &Options, leases: &Leases) -> Table {
+/// The node's rules for its pods: ports of the host, the way out of the cluster, and the way back to oneself. `nodes` are
+/// the addresses of nodes that know the way to this one's pods.
+pub fn table(options: &Options, leases: &Leases, nodes: &BTreeSet<Ipv4Addr>) -> Table {
+    let nodes = nodes.iter().map(|address| (vec![Value::Address(*address)], None)).collect();
     let hairpin = leases.all().keys().map(|address| (vec![Value::Address(*address); 2], None)).collect();
     let both = vec![Part::Source, Part::Destination];
     let ports = port_rules(leases);
+    let to_a_node = vec![
+        Statement::SourceIn(options.node_pods, true),
+        Statement::InSet(vec![Part::Destination], "nodes".into()),
+        Statement::Verdict(Verdict::Return),
+    ];
     let leaving = vec![
         Statement::SourceIn(options.node_pods, true),
         Statement::DestinationIn(options.cluster_pods, false),
@@ -74,13 +82,17 @@ pub fn table(options: &Options, leases: &Leases) -> Table {
         Statement::Masquerade,
     ];
     let to_oneself = vec![Statement::InSet(both.clone(), "hairpin".into()), Statement::Masquerade];
+    let ways_out = vec![Rule(to_oneself), Rule(to_a_node), Rule(leaving)];
     Table {
         name: TABLE.into(),
-        sets: vec![Set { name: "hairpin".into(), key: both, elements: hairpin, verdicts: false }],
+        sets: vec![
+            Set { name: "hairpin".into(), key: both, elements: hairpin, verdicts: false },
+            Set { name: "nodes".into(), key: vec![Part::Destination], elements: nodes, verdicts: false },
+        ],
         chains: vec![
             chain("prerouting", HookPoint::Prerouting, PRIORITY_DNAT, ports.clone()),
             chain("output", HookPoint::Output, PRIORITY_DNAT, ports),
-            chain("postrouting", HookPoint::Postrouting, PRIORITY_SNAT, vec![Rule(to_oneself), Rule(leaving)]),
+            chain("postrouting", HookPoint::Postrouting, PRIORITY_SNAT, ways_out),
         ],
     }
 }
@@ -143,6 +155,10 @@ table ip skerry-pods {
     type ipv4_addr . ipv4_addr
     10.42.0.2 . 10.42.0.2
   }
+  set nodes {
+    type ipv4_addr
+    192.168.7.3
+  }
   chain prerouting {
     type nat hook prerouting priority -110; policy accept;
     fib daddr type local meta l4proto tcp th dport 8080 dnat ip to numgen random mod 1 map { 0 : 10.42.0.2 . 80 }
@@ -154,10 +170,12 @@ table ip skerry-pods {
   chain postrouting {
     type nat hook postrouting priority 90; policy accept;
     ip saddr . ip daddr @hairpin masquerade
+    ip saddr 10.42.0.0/24 ip daddr @nodes return
     ip saddr 10.42.0.0/24 ip daddr != 10.42.0.0/16 ip daddr != 10.43.0.0/16 masquerade
   }
 }
 ";
-        assert_eq!(table(&options, &leases).to_string(), expected);
+        let nodes = BTreeSet::from([Ipv4Addr::new(192, 168, 7, 3)]);
+        assert_eq!(table(&options, &leases, &nodes).to_string(), expected);
     }
 }

@@ -10,11 +10,16 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use sys::net::in_namespace;
 use sys::net::link::{Links, Net, Route};
-use sys::net::{in_namespace, nft};
+use sys::net::nft::{self, Table};
 
 use crate::lease::{HostPort, Lease, Leases};
+use crate::peers::{self, Change, Peer, Plan, View};
 use crate::plan::{GATEWAY, HOST_LINK, Options, PodLink, pod_link, table};
+
+/// The file that remembers the other nodes, beside the leases.
+const PEERS: &str = "nodes";
 
 /// Why a pod has no network.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +56,19 @@ fn failed<T>(result: io::Result<T>, action: impl FnOnce() -> String) -> Result<T
 #[derive(Debug)]
 pub struct PodNet {
     options: Options,
-    leases: Mutex<Leases>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    leases: Leases,
+    /// The other nodes, as last told.
+    peers: Vec<Peer>,
+    /// Those of their addresses that know the way to our pods.
+    direct: BTreeSet<Ipv4Addr>,
+    /// What the kernel has.
+    installed: Option<Table>,
+    mtu: u32,
 }
 
 impl PodNet {
@@ -68,47 +85,50 @@ impl PodNet {
         failed(fs::create_dir_all(&directory), || format!("create {}", directory.display()))?;
         failed(read_leases(&directory, &mut leases), || format!("read the pod addresses in {}", directory.display()))?;
         failed(prepare_node(&options, leases.gateway()), || format!("prepare the link {HOST_LINK}"))?;
-        let this = PodNet { options, leases: Mutex::new(leases) };
-        this.apply_rules(&this.lock())?;
+        let peers = peers::read(&fs::read_to_string(directory.join(PEERS)).unwrap_or_default()); // None are none yet.
+        let (direct, installed, mtu) = (BTreeSet::new(), None, options.mtu);
+        let this = PodNet { options, state: Mutex::new(State { leases, peers, direct, installed, mtu }) };
+        this.apply_rules(&mut this.lock())?;
         Ok(this)
     }
 
     /// The node's own address among its pods; DNS answers there.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.lock().gateway()
+        self.lock().leases.gateway()
     }
 
     /// Gives the sandbox whose network namespace is pinned at `namespace` its link and address.
     pub fn attach(&self, sandbox: &str, namespace: &Path, ports: &[HostPort]) -> Result<Vec<IpAddr>, PodNetError> {
         let lease = Lease { sandbox: sandbox.to_owned(), ports: ports.to_vec() };
-        let link = {
-            let mut leases = self.lock();
+        let (link, mtu) = {
+            let mut state = self.lock();
             let exhausted = || PodNetError::Exhausted { sandbox: sandbox.to_owned(), net: self.options.node_pods };
-            let address = leases.take(lease.clone()).ok_or_else(exhausted)?;
+            let address = state.leases.take(lease.clone()).ok_or_else(exhausted)?;
             failed(write_lease(&self.options.directory, address, &lease), || format!("write the lease of {address}"))?;
-            self.apply_rules(&leases)?;
-            pod_link(address)
+            self.apply_rules(&mut state)?;
+            (pod_link(address), state.mtu)
         };
-        failed(connect(&link, namespace, self.options.mtu), || format!("connect sandbox {sandbox}"))?;
+        failed(connect(&link, namespace, mtu), || format!("connect sandbox {sandbox}"))?;
         Ok(vec![link.address.address])
     }
 
     /// Takes the sandbox's link and address away. One that has none is no error.
     pub fn detach(&self, sandbox: &str) -> Result<(), PodNetError> {
-        let mut leases = self.lock();
-        let Some(address) = leases.of(sandbox) else { return Ok(()) };
+        let mut state = self.lock();
+        let Some(address) = state.leases.of(sandbox) else { return Ok(()) };
         let name = pod_link(address).host_name;
         failed(Links::open().and_then(|mut links| links.remove(&name)), || format!("remove the link {name}"))?;
-        leases.give_back(sandbox);
+        state.leases.give_back(sandbox);
         let path = self.options.directory.join(address.to_string());
         failed(gone(fs::remove_file(&path)), || format!("remove {}", path.display()))?;
-        self.apply_rules(&leases)
+        self.apply_rules(&mut state)
     }
 
     /// Detaches every sandbox that is not among `living`: what a crash or a power cut left behind.
     pub fn retain(&self, living: &BTreeSet<String>) -> Result<(), PodNetError> {
         let dead: Vec<String> = self
             .lock()
+            .leases
             .all()
             .values()
             .map(|lease| &lease.sandbox)
@@ -118,18 +138,65 @@ impl PodNet {
         dead.iter().try_for_each(|sandbox| self.detach(sandbox))
     }
 
-    /// Takes everything away that [`PodNet::open`] made in the kernel. Leases stay.
+    /// Learns which other nodes there are and which address this one has, and makes the kernel's routes fit.
+    pub fn set_peers(&self, peers: &[Peer], own: Option<Ipv4Addr>) -> Result<Plan, PodNetError> {
+        let mut state = self.lock();
+        if state.peers != peers {
+            let path = self.options.directory.join(PEERS);
+            let written = sys::files::write_atomically(&path, peers::write(peers).as_bytes(), 0o644);
+            failed(written.map_err(io::Error::other), || format!("write {}", path.display()))?;
+            state.peers = peers.to_vec();
+        }
+        self.route(&mut state, own)
+    }
+
+    /// Makes the kernel's routes fit the nodes last told of, also before a restart, and what links and addresses there are
+    /// by now. What is there already is left as it is.
+    pub fn look_again(&self, own: Option<Ipv4Addr>) -> Result<Plan, PodNetError> {
+        self.route(&mut self.lock(), own)
+    }
+
+    fn route(&self, state: &mut State, own: Option<Ipv4Addr>) -> Result<Plan, PodNetError> {
+        let reading = || "read the links and routes of this node".to_owned();
+        let mut links = failed(Links::open(), reading)?;
+        let routes = failed(links.owned_routes(), reading)?;
+        let plan = peers::plan(&View {
+            peers: &state.peers,
+            node_pods: self.options.node_pods,
+            cluster_pods: self.options.cluster_pods,
+            own,
+            links: &failed(links.list(), reading)?,
+            addresses: &failed(links.addresses(), reading)?,
+            routes: &routes,
+        });
+        state.mtu = plan.mtu.unwrap_or(self.options.mtu);
+        state.direct = plan.direct();
+        let carried =
+            peers::changes(&plan, &routes).iter().map(|change| carry_out(&mut links, change)).collect::<Vec<_>>();
+        // One that fails does not keep the others waiting.
+        carried.into_iter().collect::<Result<(), PodNetError>>()?;
+        self.apply_rules(state)?;
+        Ok(plan)
+    }
+
+    /// Takes everything away that was made in the kernel. Leases stay.
     pub fn close(&self) -> Result<(), PodNetError> {
+        failed(remove_routes(&self.options), || "remove the routes to pods".to_owned())?;
         failed(nft::remove(crate::plan::TABLE), || format!("remove the table {}", crate::plan::TABLE))?;
         failed(Links::open().and_then(|mut links| links.remove(HOST_LINK)), || format!("remove the link {HOST_LINK}"))
     }
 
-    fn apply_rules(&self, leases: &Leases) -> Result<(), PodNetError> {
-        failed(nft::apply(&table(&self.options, leases)), || format!("install the table {}", crate::plan::TABLE))
+    fn apply_rules(&self, state: &mut State) -> Result<(), PodNetError> {
+        let wanted = table(&self.options, &state.leases, &state.direct);
+        if state.installed.as_ref() != Some(&wanted) {
+            failed(nft::apply(&wanted), || format!("install the table {}", crate::plan::TABLE))?;
+            state.installed = Some(wanted);
+        }
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,9 +227,28 @@ fn prepare_node(options: &Options, gateway: Ipv4Addr) -> io::Result<()> {
     let link = links.add_dummy(HOST_LINK)?;
     links.up(link.index)?;
     links.add_address(link.index, Net::host(IpAddr::V4(gateway)))?;
+    // What no node has is refused at once, instead of leaving by the default route for some other network.
+    links.refuse(peers::OWNER, options.cluster_pods)?;
     // A process of the node itself reaches a Service only if there is a route: the address is rewritten on the way out.
     let source = Some(IpAddr::V4(gateway));
     links.set_route(&Route { to: Some(options.services), via: None, link: link.index, source })
+}
+
+fn carry_out(links: &mut Links, change: &Change) -> Result<(), PodNetError> {
+    let done = match change {
+        Change::Add(way) => links.add_route_of(peers::OWNER, &way.route()),
+        Change::Replace(way) => links.replace_route_of(peers::OWNER, &way.route()),
+        Change::Remove(route) => links.remove_route_of(peers::OWNER, route),
+    };
+    failed(done, || format!("{change} in the kernel's routes"))
+}
+
+fn remove_routes(options: &Options) -> io::Result<()> {
+    let mut links = Links::open()?;
+    for (_, route) in links.owned_routes()?.iter().filter(|(owner, _)| *owner == peers::OWNER) {
+        links.remove_route_of(peers::OWNER, route)?;
+    }
+    links.refuse_no_more(peers::OWNER, options.cluster_pods)
 }
 
 fn connect(link: &PodLink, namespace: &Path, mtu: u32) -> io::Result<()> {
@@ -258,7 +344,6 @@ mod tests {
     }
 
     fn options(folder: &Path) -> Options {
-        let net = |address: [u8; 4], prefix| Net { address: IpAddr::from(address), prefix };
         Options {
             node_pods: net([10, 42, 0, 0], 24),
             cluster_pods: net([10, 42, 0, 0], 16),
@@ -322,6 +407,110 @@ mod tests {
             net.retain(&BTreeSet::from(["first".to_owned()])).expect("the dead are detached");
             assert_eq!(net.attach("first", &first.path, &[]).expect("attached again"), address);
             assert_eq!(fs::read_dir(folder.join("leases")).expect("a folder").count(), 1);
+        });
+    }
+
+    /// Two nodes on one wire: this thread's, 192.168.7.2, and another, 192.168.7.3, whose pods are 10.42.1.0/24.
+    fn wired(other: &Pod) {
+        let mut links = Links::open().expect("links");
+        let inside = File::open(&other.path).expect("the other node");
+        let (here, there) = ([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]);
+        let wire = links.add_veth("wire", here, "wire", there, inside.as_fd(), 1400).expect("a wire");
+        links.up(wire.index).expect("up");
+        links.add_address(wire.index, net([192, 168, 7, 2], 24)).expect("an address");
+        strict();
+        let far = || {
+            let mut links = Links::open()?;
+            let wire = links.find("wire")?.expect("its end of the wire");
+            links.up(wire.index)?;
+            strict();
+            links.add_address(wire.index, net([192, 168, 7, 3], 24))
+        };
+        in_namespace(&other.path, far).expect("the other end");
+    }
+
+    /// What is accepted must be answered by the way it came: the strictest setting an administrator may choose.
+    fn strict() {
+        for place in ["all", "default"] {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{place}/rp_filter"), "1").expect("set");
+        }
+    }
+
+    fn net(address: [u8; 4], prefix: u8) -> Net {
+        Net { address: IpAddr::from(address), prefix }
+    }
+
+    fn peer(node: &str, third: u8, last: u8) -> Peer {
+        let address = Some(Ipv4Addr::new(192, 168, 7, last));
+        Peer { node: node.to_owned(), pods: net([10, 42, third, 0], 24), address }
+    }
+
+    #[test]
+    fn pods_of_two_nodes_reach_each_other_and_the_nodes_under_their_own_addresses() {
+        on_a_node(|folder| {
+            let other = pod();
+            wired(&other);
+            let own = |last| Some(Ipv4Addr::new(192, 168, 7, last));
+            let here = PodNet::open(options(folder)).expect("the network opens");
+            let theirs = Options { node_pods: net([10, 42, 1, 0], 24), ..options(&folder.join("other")) };
+            let opened = in_namespace(&other.path, || Ok(PodNet::open(theirs)));
+            let there = opened.expect("the other node").expect("its network opens");
+            here.set_peers(&[peer("b", 1, 3)], own(2)).expect("routes");
+            let reached = in_namespace(&other.path, || Ok(there.set_peers(&[peer("a", 0, 2)], own(3))));
+            reached.expect("the other node").expect("routes");
+
+            let (web, client) = (pod(), pod());
+            let attached = in_namespace(&other.path, || Ok(there.attach("web", &web.path, &[])));
+            let web_address = attached.expect("the other node").expect("attached")[0];
+            let client_address = here.attach("client", &client.path, &[]).expect("attached")[0];
+            let mtu = in_namespace(&web.path, || Ok(Links::open()?.find("eth0")?.map(|link| link.mtu)));
+            assert_eq!(mtu.expect("the pod's link"), Some(1400), "a pod's packets fit the wire");
+            greet(&web, web_address, 80);
+            greet(&other, [192, 168, 7, 3].into(), 8080);
+            let from_pod = |address: IpAddr, port| in_namespace(&client.path, || ask(address, port));
+            assert_eq!(from_pod(web_address, 80).expect("pod to pod"), client_address.to_string());
+            assert_eq!(from_pod([192, 168, 7, 3].into(), 8080).expect("pod to node"), client_address.to_string());
+            assert_eq!(ask(web_address, 80).expect("node to pod"), "192.168.7.2");
+
+            let nobody = from_pod([10, 42, 9, 9].into(), 80).expect_err("no node has this pod");
+            assert_eq!(nobody.kind(), io::ErrorKind::HostUnreachable, "{nobody}");
+            // A node that is not known is the world: the pod's address means nothing there.
+            here.set_peers(&[], own(2)).expect("no routes");
+            assert_eq!(from_pod([192, 168, 7, 3].into(), 8080).expect("pod to world"), "192.168.7.2");
+        });
+    }
+
+    #[test]
+    fn routes_are_kept_through_restarts_and_whatever_happens_to_links() {
+        on_a_node(|folder| {
+            let other = pod();
+            wired(&other);
+            let own = Some(Ipv4Addr::new(192, 168, 7, 2));
+            let net_of = || PodNet::open(options(folder)).expect("the network opens");
+            net_of().set_peers(&[peer("b", 1, 3), peer("c", 2, 4)], own).expect("routes");
+            let ours = || {
+                let all = Links::open().expect("links").owned_routes().expect("routes");
+                let ours = all.into_iter().filter(|(owner, _)| *owner == peers::OWNER);
+                ours.filter_map(|(_, route)| route.via).map(|via| via.to_string()).collect::<Vec<_>>().join(" ")
+            };
+            assert_eq!(ours(), "192.168.7.3 192.168.7.4");
+
+            let monitor = sys::net::monitor::Monitor::open().expect("a monitor");
+            let again = net_of();
+            monitor.take().expect("opening may touch the gateway's link");
+            again.look_again(own).expect("as remembered");
+            again.set_peers(&[peer("b", 1, 3), peer("c", 2, 4)], own).expect("as before");
+            assert!(!monitor.take().expect("nothing is told"), "nothing has changed");
+
+            let mut links = Links::open().expect("links");
+            links.remove("wire").expect("removed");
+            assert_eq!(again.look_again(own).expect("all out of reach").blocked.len(), 2);
+            assert_eq!(ours(), "");
+            wired(&other);
+            again.set_peers(&[peer("c", 2, 5)], own).expect("the wire is back");
+            assert_eq!(ours(), "192.168.7.5");
+            again.close().expect("closed");
+            assert_eq!(ours(), "");
         });
     }
 }

@@ -34,6 +34,7 @@ const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -46,6 +47,9 @@ const RTPROT_STATIC: u8 = 4;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
+/// Behind every route that somebody else may have to the same place.
+const LAST_RESORT: u32 = u32::MAX;
 const NUD_PERMANENT: u16 = 0x80;
 
 /// A hardware address.
@@ -76,6 +80,21 @@ pub struct Net {
 }
 
 impl Net {
+    /// Whether an address is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                let bits = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0);
+                (u32::from(base) ^ u32::from(address)) & bits == 0
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                let bits = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
+                (u128::from(base) ^ u128::from(address)) & bits == 0
+            }
+            _ => false,
+        }
+    }
+
     /// The net of one address.
     pub fn host(address: IpAddr) -> Net {
         Net { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
@@ -100,6 +119,10 @@ pub struct Route {
     /// The source address to prefer.
     pub source: Option<IpAddr>,
 }
+
+/// Whose a route is, as the kernel remembers it for us (`rtm_protocol`). Numbers above 4 are programs'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteOwner(pub u8);
 
 /// The links of the network namespace it was opened in.
 #[derive(Debug)]
@@ -196,16 +219,53 @@ impl Links {
 
     /// Adds a route, or replaces the one to the same place.
     pub fn set_route(&mut self, route: &Route) -> io::Result<()> {
-        self.0.request(Message { kind: RTM_NEWROUTE, flags: CREATE | REPLACE, body: route_body(route) }).map(drop)
+        let body = route_body(route, RTPROT_STATIC);
+        self.0.request(Message { kind: RTM_NEWROUTE, flags: CREATE | REPLACE, body }).map(drop)
     }
 
     /// Removes a route. Its being gone already is no error.
     pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
-        allow(self.0.request(Message { kind: RTM_DELROUTE, flags: 0, body: route_body(route) }), libc::ESRCH)
+        let body = route_body(route, RTPROT_STATIC);
+        allow(self.0.request(Message { kind: RTM_DELROUTE, flags: 0, body }), libc::ESRCH)
+    }
+
+    /// Adds a route that is marked as its owner's; one to the same place is an error, whoever has it.
+    pub fn add_route_of(&mut self, owner: RouteOwner, route: &Route) -> io::Result<()> {
+        let body = route_body(route, owner.0);
+        self.0.request(Message { kind: RTM_NEWROUTE, flags: CREATE | EXCL, body }).map(drop)
+    }
+
+    /// Puts a route of an owner in the place of the one to the same place, in one step.
+    pub fn replace_route_of(&mut self, owner: RouteOwner, route: &Route) -> io::Result<()> {
+        let body = route_body(route, owner.0);
+        self.0.request(Message { kind: RTM_NEWROUTE, flags: CREATE | REPLACE, body }).map(drop)
+    }
+
+    /// Removes a route of an owner; another's to the same place stays. Its being gone already is no error.
+    pub fn remove_route_of(&mut self, owner: RouteOwner, route: &Route) -> io::Result<()> {
+        let body = route_body(route, owner.0);
+        allow(self.0.request(Message { kind: RTM_DELROUTE, flags: 0, body }), libc::ESRCH)
+    }
+
+    /// Refuses what has no other way to this net, so that its sender knows at once. Being so already is no error.
+    pub fn refuse(&mut self, owner: RouteOwner, net: Net) -> io::Result<()> {
+        let body = refusal_body(owner, net);
+        allow(self.0.request(Message { kind: RTM_NEWROUTE, flags: CREATE | EXCL, body }), libc::EEXIST)
+    }
+
+    /// Undoes [`Links::refuse`].
+    pub fn refuse_no_more(&mut self, owner: RouteOwner, net: Net) -> io::Result<()> {
+        let body = refusal_body(owner, net);
+        allow(self.0.request(Message { kind: RTM_DELROUTE, flags: 0, body }), libc::ESRCH)
     }
 
     /// The unicast routes of the main table, default routes among them.
     pub fn routes(&mut self) -> io::Result<Vec<Route>> {
+        Ok(self.owned_routes()?.into_iter().map(|(_, route)| route).collect())
+    }
+
+    /// The same, each with whose it is.
+    pub fn owned_routes(&mut self) -> io::Result<Vec<(RouteOwner, Route)>> {
         let answers = self.0.request(Message { kind: RTM_GETROUTE, flags: DUMP, body: Body::with(&[0; 12]) })?;
         Ok(answers.iter().filter_map(|answer| read_route(&answer.body)).collect())
     }
@@ -255,12 +315,18 @@ fn address_body(index: u32, net: Net) -> Body {
     Body::with(&header).attr(IFA_LOCAL, &octets(net.address)).attr(IFA_ADDRESS, &octets(net.address))
 }
 
-fn route_body(route: &Route) -> Body {
+fn refusal_body(owner: RouteOwner, net: Net) -> Body {
+    let family = family(net.address);
+    let header = [family, net.prefix, 0, 0, RT_TABLE_MAIN, owner.0, SCOPE_UNIVERSE, RTN_UNREACHABLE, 0, 0, 0, 0];
+    Body::with(&header).attr(RTA_DST, &octets(net.address)).u32_native(RTA_PRIORITY, LAST_RESORT)
+}
+
+fn route_body(route: &Route, owner: u8) -> Body {
     let to = route.to.or_else(|| route.via.map(|via| Net { address: unspecified(via), prefix: 0 }));
     let family = to.map_or(AF_INET, |net| family(net.address));
     let scope = if route.via.is_some() || family == AF_INET6 { SCOPE_UNIVERSE } else { SCOPE_LINK };
     let prefix = to.map_or(0, |net| net.prefix);
-    let mut body = Body::with(&[family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]);
+    let mut body = Body::with(&[family, prefix, 0, 0, RT_TABLE_MAIN, owner, scope, RTN_UNICAST, 0, 0, 0, 0]);
     if let Some(net) = to.filter(|net| net.prefix > 0) {
         body = body.attr(RTA_DST, &octets(net.address));
     }
@@ -326,8 +392,8 @@ fn read_address(body: &[u8]) -> Option<(u32, Net)> {
     Some((index, Net { address: of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS))?, prefix }))
 }
 
-fn read_route(body: &[u8]) -> Option<Route> {
-    let (prefix, table, kind) = (*body.get(1)?, *body.get(4)?, *body.get(7)?);
+fn read_route(body: &[u8]) -> Option<(RouteOwner, Route)> {
+    let (prefix, table, owner, kind) = (*body.get(1)?, *body.get(4)?, *body.get(5)?, *body.get(7)?);
     if table != RT_TABLE_MAIN || kind != RTN_UNICAST {
         return None;
     }
@@ -341,5 +407,5 @@ fn read_route(body: &[u8]) -> Option<Route> {
             _ => {}
         }
     }
-    Some(route)
+    Some((RouteOwner(owner), route))
 }

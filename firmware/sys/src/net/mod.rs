@@ -1,4 +1,4 @@
-//! The kernel's network: links, addresses, routes, and nftables, all by netlink.
+//! The kernel's network: links, addresses, routes, nftables and tracked connections, all by netlink.
 //!
 //! Start at [`link`] for interfaces and routes, at [`nft`] for rules, at [`in_namespace`] to do either inside a pod.
 //!
@@ -8,7 +8,9 @@
 //!
 //! Not here: which rules and routes there should be (`proxy`, `podnet`).
 
+pub mod conntrack;
 pub mod link;
+pub mod monitor;
 pub mod netlink;
 pub mod nft;
 

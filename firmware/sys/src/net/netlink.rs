@@ -164,16 +164,26 @@ pub struct Answer {
 impl Socket {
     /// Opens a socket.
     pub fn open(protocol: Protocol) -> io::Result<Socket> {
+        Socket::listening(protocol, 0)
+    }
+
+    /// Opens a socket that is told of what happens in these groups, a bit each.
+    pub(super) fn listening(protocol: Protocol, groups: u32) -> io::Result<Socket> {
         let protocol = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
         };
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         // Root may exceed net.core.wmem_max; who may not keeps the default, and large batches fail by themselves.
         let _ = setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER_BYTES);
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &SEND_BUFFER_BYTES);
         Ok(Socket { fd, sequence: 0 })
+    }
+
+    /// Its descriptor.
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// Sends one message and gathers what comes back, up to the acknowledgement or the end of the dump.
