@@ -15,8 +15,6 @@ use crate::{Api, Failure};
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// A token lives a little over an hour, and the kubelet renews it before.
 const TOKEN_SECONDS: i64 = 3607;
-/// How long a pod stays on a node that is not ready or not reachable.
-const TOLERATION_SECONDS: i64 = 300;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const CONTAINERS: [&str; 2] = ["spec.initContainers", "spec.containers"];
 
@@ -24,7 +22,8 @@ const CONTAINERS: [&str; 2] = ["spec.initContainers", "spec.containers"];
 pub(crate) fn create(api: &Api, kind: &Kind, pod: &mut Value) -> Result<(), Failure> {
     service_account(api, kind, pod)?;
     priority(api, kind, pod)?;
-    default_toleration_seconds(pod);
+    let settings = &api.settings;
+    default_toleration_seconds(pod, settings.not_ready_toleration_seconds, settings.unreachable_toleration_seconds);
     limit_ranger(api, kind, pod)
 }
 
@@ -144,16 +143,17 @@ fn priority(api: &Api, kind: &Kind, pod: &mut Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// DefaultTolerationSeconds: a pod that says nothing outlives its node's trouble by five minutes.
-fn default_toleration_seconds(pod: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+/// DefaultTolerationSeconds: a pod that says nothing outlives its node's trouble by so many seconds.
+fn default_toleration_seconds(pod: &mut Value, not_ready: i64, unreachable: i64) {
+    for (key, seconds) in [("node.kubernetes.io/not-ready", not_ready), ("node.kubernetes.io/unreachable", unreachable)]
+    {
         let tolerated = dig::list(pod, "spec.tolerations").iter().any(|toleration| {
             let (its, effect) = (dig::text(toleration, "key"), dig::text(toleration, "effect"));
             (its == key || its.is_empty()) && matches!(effect, "" | "NoExecute")
         });
         if !tolerated {
             let toleration = json!({
-                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
             });
             push(pod, "spec.tolerations", toleration);
         }
@@ -225,12 +225,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_that_says_nothing_tolerates_trouble_for_five_minutes() {
+    fn a_pod_that_says_nothing_tolerates_trouble_for_a_while() {
         let mut pod = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]}});
-        default_toleration_seconds(&mut pod);
-        default_toleration_seconds(&mut pod);
-        let keys: Vec<&str> = dig::list(&pod, "spec.tolerations").iter().map(|one| dig::text(one, "key")).collect();
-        assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        default_toleration_seconds(&mut pod, 20, 30);
+        default_toleration_seconds(&mut pod, 40, 50);
+        let said = |one| (dig::text(one, "key"), dig::int(one, "tolerationSeconds"));
+        let all: Vec<_> = dig::list(&pod, "spec.tolerations").iter().map(said).collect();
+        assert_eq!(all, [("node.kubernetes.io/not-ready", None), ("node.kubernetes.io/unreachable", Some(30))]);
     }
 
     #[track_caller]

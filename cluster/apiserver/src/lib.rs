@@ -60,6 +60,6 @@ pub use body::BODY_BYTES_MAX;
 pub use notes::annotate;
 pub use response::{Body, Proxied, Response, Security};
 pub use server::Api;
-pub use settings::Settings;
+pub use settings::{Settings, TOLERATION_SECONDS};
 pub use status::Failure;
 pub use user::{Credentials, User};

@@ -26,7 +26,15 @@ pub struct Settings {
     pub service_cidr: (Ipv4Addr, u8),
     /// NodePorts come from this range, ends included.
     pub node_ports: (u16, u16),
+    /// How long a new pod that does not say tolerates a node that is not ready.
+    pub not_ready_toleration_seconds: i64,
+    /// How long it tolerates one that cannot be reached.
+    pub unreachable_toleration_seconds: i64,
 }
+
+/// Pods of a node in trouble leave after so long where nobody says otherwise: at the edge nobody looks after it within
+/// upstream's five minutes either.
+pub const TOLERATION_SECONDS: i64 = 20;
 
 impl Settings {
     /// Skerry's defaults.
@@ -40,6 +48,8 @@ impl Settings {
             advertise: (Ipv4Addr::LOCALHOST, 6443),
             service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
             node_ports: (30_000, 32_767),
+            not_ready_toleration_seconds: TOLERATION_SECONDS,
+            unreachable_toleration_seconds: TOLERATION_SECONDS,
         }
     }
 }

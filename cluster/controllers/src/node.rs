@@ -1,13 +1,14 @@
-//! Watches over nodes: who stopped reporting, what that means for its pods, and which addresses it may give them.
+//! Watches over nodes: who stopped reporting, which taints that brings, and which addresses a node may give its pods.
 //!
-//! Start at [`Lifecycle`] (conditions, taints, address ranges) and [`Evictions`] (pods that no longer tolerate their node).
+//! Start at [`Lifecycle`].
 //!
 //! Invariants:
 //! * silence is measured by the stopwatch since the last report was *seen*: a clock that jumps fails no node, and a
 //!   restarted controller gives every node its full time again;
+//! * pods are asked to leave a node (`NoExecute`) only as `zones.rs` allows, and never when all nodes are silent;
 //! * a node's address range never changes once it has one, and no two nodes have the same.
 //!
-//! Not here: reporting (`kubelet`), pods of nodes that are gone (`podgc.rs`).
+//! Not here: reporting (`kubelet`), who leaves a tainted node when (`taints.rs`), pods of nodes that are gone (`podgc.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,17 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base::{Monotonic, Timestamp};
-use client::{Collection, DeleteOptions, Entry, Kind, Resource};
-use control::{About, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself};
+use client::{Collection, Entry, Kind, Resource};
+use control::{About, Key, Note, Outcome, Reconciler, Regarding, View, Write};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
 
-use crate::placement::{taints, tolerates};
+use crate::placement::taints;
 use crate::pods::{node_name, phase, set_condition};
-use crate::times::{moment, time};
+use crate::times::time;
+use crate::zones::{Moves, Zones};
 
-/// A node that is silent for so long is not known to be ready (upstream's default since v1.32).
-pub const GRACE: Duration = Duration::from_secs(50);
 /// Where nodes keep their leases.
 const LEASES: &str = "kube-node-lease";
 /// The key under which address ranges are given out, one node after another.
@@ -44,15 +44,20 @@ const PRESSURES: &[(&str, &str)] = &[
 /// Conditions, taints and address ranges of nodes.
 pub struct Lifecycle {
     /// The pods' network; each node gets a /24 of it.
-    pub cluster_network: (Ipv4Addr, u8),
+    cluster_network: (Ipv4Addr, u8),
+    /// A node that is silent for so long is not known to be ready.
+    grace: Duration,
     /// The newest report of each node, and when it was seen.
-    pub seen: Mutex<BTreeMap<String, (String, Monotonic)>>,
+    seen: Mutex<BTreeMap<String, (String, Monotonic)>>,
+    /// Whether each node was last seen ready.
+    ready: Mutex<BTreeMap<String, bool>>,
+    zones: Mutex<Zones>,
 }
 
 impl Lifecycle {
-    /// Gives out ranges of this network.
-    pub fn new(cluster_network: (Ipv4Addr, u8)) -> Lifecycle {
-        Lifecycle { cluster_network, seen: Mutex::default() }
+    /// Gives out ranges of this network, and has so much patience with silent nodes.
+    pub fn new(cluster_network: (Ipv4Addr, u8), grace: Duration) -> Lifecycle {
+        Lifecycle { cluster_network, grace, seen: Mutex::default(), ready: Mutex::default(), zones: Mutex::default() }
     }
 
     /// How long a node has been silent.
@@ -76,39 +81,64 @@ impl Lifecycle {
         let mut outcome = Outcome::none();
         let silence = self.silence(view, node);
         let mut seen = node.clone();
-        if silence >= GRACE {
-            let status = seen.status.get_or_insert_default();
-            for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
-                let known = status.conditions.iter().flatten().any(|each| each.type_ == type_);
-                let (reason, message) = match known {
-                    true => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
-                    false => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
-                };
-                let is_unknown = condition(node, type_).is_some_and(|each| each.status == "Unknown");
-                if !is_unknown {
-                    set_condition::<NodeCondition>(&mut status.conditions, type_, "Unknown", reason, message, now);
-                }
-            }
-            if seen.status != node.status {
-                outcome.writes.push(Write::status(&seen));
-                let message = format!("Node {} status is now: NodeNotReady", node.name());
-                outcome.events.push(Note::normal(&Regarding::object(node), "NodeNotReady", message));
-            }
-        }
-        outcome.again(GRACE.saturating_sub(silence).max(Duration::from_secs(1)));
-        if silence >= GRACE {
+        if silence >= self.grace {
             // Only a report changes anything now, and reports are events.
-            outcome.requeue_after = None;
+            mark_unknown(&mut seen, now);
+        } else {
+            outcome.again((self.grace - silence).max(Duration::from_secs(1)));
         }
-        let wanted = wanted_taints(&seen, now);
-        if wanted != taints(&seen) && outcome.writes.is_empty() {
-            seen.spec.get_or_insert_default().taints = Some(wanted).filter(|taints| !taints.is_empty());
-            outcome.writes.push(Write::update(&seen));
+        if seen.status != node.status {
+            outcome.writes.push(Write::status(&seen));
+            let message = format!("Node {} status is now: NodeNotReady", node.name());
+            outcome.events.push(Note::normal(&Regarding::object(node), "NodeNotReady", message));
+        } else {
+            self.taint(view, &mut seen, now, &mut outcome);
         }
         if condition(&seen, "Ready").is_some_and(|ready| ready.status != "True") {
             outcome.writes.extend(pods_on(view, node.name()).iter().filter_map(|pod| unready(pod, now)));
         }
         outcome
+    }
+
+    /// Gives a node the taints that belong to its conditions, as far as its pods may be moved now.
+    fn taint(&self, view: &View<'_>, node: &mut Node, now: Timestamp, outcome: &mut Outcome) {
+        let mut wanted = wanted_taints(node, now);
+        let moves =
+            |taint: &Taint| taint.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str());
+        if wanted.iter().any(moves) {
+            let has_begun = taints(node).iter().any(moves);
+            match self.moves(view, node, has_begun) {
+                Moves::Now => {}
+                Moves::Later(wait) => {
+                    wanted.retain(|taint| !moves(taint));
+                    outcome.again(wait);
+                }
+                Moves::Hold | Moves::TakeBack => wanted.retain(|taint| !moves(taint)),
+            }
+        }
+        if wanted != taints(node) {
+            node.spec.get_or_insert_default().taints = Some(wanted).filter(|taints| !taints.is_empty());
+            outcome.writes.push(Write::update(node));
+        }
+    }
+
+    /// What was begun goes on, unless all nodes are silent.
+    fn moves(&self, view: &View<'_>, node: &Node, has_begun: bool) -> Moves {
+        let mut zones = self.zones.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = view.list::<Node>(None);
+        match has_begun {
+            true if nodes.iter().any(|node| is_ready(node)) => Moves::Now,
+            _ => zones.moves(&nodes, node, self.grace, view.at()),
+        }
+    }
+
+    /// Whether a node is ready that was not when it was last heard of, or the other way round.
+    fn has_turned(&self, name: &str, ready: Option<bool>) -> bool {
+        let mut known = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        match ready {
+            Some(ready) => known.insert(name.to_owned(), ready) != Some(ready),
+            None => known.remove(name).is_some(),
+        }
     }
 
     fn give_ranges(&self, view: &View<'_>) -> Outcome {
@@ -151,13 +181,21 @@ impl Reconciler for Lifecycle {
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
         match collection.resource.as_str() {
-            "nodes" => vec![Key::new("", &entry.meta.name), Key::new("", RANGES)],
+            // How many are ready decides about the pods of those that are not.
+            "nodes" => {
+                let name = &entry.meta.name;
+                let now = view.get::<Node>("", name).map(|node| is_ready(&node));
+                let all = if self.has_turned(name, now) { view.list::<Node>(None) } else { Vec::new() };
+                let mut keys: Vec<Key> = all.iter().map(|node| Key::new("", node.name())).collect();
+                keys.extend([Key::new("", name), Key::new("", RANGES)]);
+                keys
+            }
             "leases" if entry.meta.namespace == LEASES => vec![Key::new("", &entry.meta.name)],
             // Pods of a node that is not ready must not be ready either.
             "pods" => {
                 let node = entry.typed::<Pod>().map(|pod| node_name(&pod).to_owned()).unwrap_or_default();
-                let is_ready = |node: &Node| condition(node, "Ready").is_none_or(|ready| ready.status == "True");
-                let sick = view.get::<Node>("", &node).filter(|node| !is_ready(node));
+                let is_sick = |node: &Node| condition(node, "Ready").is_some_and(|ready| ready.status != "True");
+                let sick = view.get::<Node>("", &node).filter(|node| is_sick(node));
                 sick.map(|node| Key::new("", node.name())).into_iter().collect()
             }
             _ => Vec::new(),
@@ -182,7 +220,27 @@ fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.iter().flatten().find(|each| each.type_ == type_)
 }
 
-fn pods_on(view: &View<'_>, node: &str) -> Vec<Arc<Pod>> {
+/// Whether a node says that it is ready, and is believed.
+pub fn is_ready(node: &Node) -> bool {
+    condition(node, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// Nobody knows any more how a silent node is.
+fn mark_unknown(node: &mut Node, now: Timestamp) {
+    let status = node.status.get_or_insert_default();
+    for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
+        let known = status.conditions.iter().flatten().find(|each| each.type_ == type_);
+        let (reason, message) = match known {
+            Some(known) if known.status == "Unknown" => continue,
+            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
+            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+        };
+        set_condition::<NodeCondition>(&mut status.conditions, type_, "Unknown", reason, message, now);
+    }
+}
+
+/// The pods of a node that are not over.
+pub fn pods_on(view: &View<'_>, node: &str) -> Vec<Arc<Pod>> {
     let mut pods = view.list::<Pod>(None);
     pods.retain(|pod| node_name(pod) == node && !matches!(phase(pod), "Succeeded" | "Failed"));
     pods
@@ -234,59 +292,6 @@ fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
     wanted
 }
 
-/// Deletes pods that do not, or no longer, tolerate their node.
-pub struct Evictions;
-
-impl Reconciler for Evictions {
-    fn about(&self) -> About {
-        const READS: &[&Resource] = &[Node::RESOURCE, Pod::RESOURCE];
-        About { name: "taint-eviction-controller", reads: READS, writes: &["pods"], everything: false }
-    }
-
-    fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
-        if collection.resource == "pods" {
-            return itself(entry);
-        }
-        let node = entry.typed::<Node>();
-        if node.is_none_or(|node| taints(&node).iter().all(|taint| taint.effect != "NoExecute")) {
-            return Vec::new();
-        }
-        pods_on(view, &entry.meta.name).iter().map(|pod| Key::new(pod.namespace(), pod.name())).collect()
-    }
-
-    fn reconcile(&self, view: &View<'_>, key: &Key, now: Timestamp) -> Outcome {
-        let Some(pod) = view.get::<Pod>(&key.namespace, &key.name).filter(|pod| !pod.deleting()) else {
-            return Outcome::none();
-        };
-        let Some(node) = view.get::<Node>("", node_name(&pod)) else { return Outcome::none() };
-        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
-        let mut until: Option<Timestamp> = None;
-        for taint in taints(&node).iter().filter(|taint| taint.effect == "NoExecute") {
-            let end = match tolerates(&tolerations, taint) {
-                None => now,
-                Some(toleration) => match toleration.toleration_seconds {
-                    None => continue,
-                    Some(seconds) => {
-                        let since = taint.time_added.as_ref().map(moment).unwrap_or(now).min(now);
-                        since.plus(Duration::from_secs(seconds.max(0) as u64))
-                    }
-                },
-            };
-            until = Some(until.map_or(end, |until| until.min(end)));
-        }
-        match until {
-            None => Outcome::none(),
-            Some(until) if until > now => Outcome { requeue_after: Some(until.since(now)), ..Outcome::default() },
-            Some(_) => {
-                let message = format!("Marking for deletion Pod {key}");
-                let note = Note::normal(&Regarding::object(&*pod), "TaintManagerEviction", message);
-                let delete = Write::delete(&*pod, DeleteOptions::default());
-                Outcome { writes: vec![delete], events: vec![note], requeue_after: None }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -301,14 +306,23 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": "2026-11-23T19:59:00Z"}]}}));
     }
 
+    const GRACE: Duration = Duration::from_secs(20);
+
     fn lifecycle() -> Lifecycle {
-        Lifecycle::new((Ipv4Addr::new(10, 42, 0, 0), 16))
+        Lifecycle::new((Ipv4Addr::new(10, 42, 0, 0), 16), GRACE)
+    }
+
+    /// A node that is ready and never falls silent.
+    fn neighbour(world: &mut World) {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        world.put(Node::RESOURCE, json!({"metadata": {"name": "b"}, "status": {"conditions": ready}}));
     }
 
     #[test]
     fn a_silent_node_becomes_unknown_and_then_tainted() {
         let mut world = World::default();
         node(&mut world, "True", json!({}));
+        neighbour(&mut world);
         world.pod("p", "s", "ReplicaSet", "web", "");
         let lifecycle = lifecycle();
         assert!(lines(&world.reconcile(&lifecycle, "", "a")).is_empty());
@@ -352,23 +366,30 @@ mod tests {
         assert_eq!(body(&outcome, "patch nodes b")["spec"]["podCIDR"], "10.42.1.0/24");
     }
 
+    fn keys_of_taints(node: &serde_json::Value) -> Vec<String> {
+        let word = |taint: &serde_json::Value, field: &str| taint[field].as_str().unwrap_or_default().to_owned();
+        let taints = node["spec"]["taints"].as_array();
+        taints.into_iter().flatten().map(|taint| format!("{}:{}", word(taint, "key"), word(taint, "effect"))).collect()
+    }
+
     #[test]
-    fn pods_go_when_they_no_longer_tolerate_their_node() {
+    fn nobodys_pods_move_when_all_nodes_are_silent() {
         let mut world = World::default();
-        node(
-            &mut world,
-            "Unknown",
-            json!({"taints": [{"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-11-23T19:59:00Z"}]}),
-        );
-        let pod = |seconds: serde_json::Value| {
-            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "a", "containers": [],
-            "tolerations": [{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]}})
-        };
-        world.put(Pod::RESOURCE, pod(json!(300)));
-        assert_eq!(world.reconcile(&Evictions, "n", "p").requeue_after, Some(Duration::from_secs(240)));
-        world.put(Pod::RESOURCE, pod(json!(30)));
-        assert_eq!(lines(&world.reconcile(&Evictions, "n", "p")), ["delete pods n/p"]);
-        world.put(Pod::RESOURCE, pod(json!(null)));
-        assert!(lines(&world.reconcile(&Evictions, "n", "p")).is_empty());
+        node(&mut world, "Unknown", json!({"taints": [{"key": UNREACHABLE, "effect": "NoExecute"}]}));
+        let outcome = world.reconcile(&lifecycle(), "", "a");
+        assert_eq!(keys_of_taints(&body(&outcome, "update nodes a")), [format!("{UNREACHABLE}:NoSchedule")]);
+    }
+
+    #[test]
+    fn the_return_of_one_node_is_news_to_all() {
+        let mut world = World::default();
+        node(&mut world, "Unknown", json!({}));
+        neighbour(&mut world);
+        let caches = world.caches.clone();
+        world.reconcile(&lifecycle(), "", "a");
+        let lifecycle = lifecycle();
+        let entry = caches.open(&Node::RESOURCE.all()).entry("", "b").expect("a node");
+        let keys = |lifecycle: &Lifecycle| lifecycle.keys(&View::new(&caches), &Node::RESOURCE.all(), &entry).len();
+        assert_eq!((keys(&lifecycle), keys(&lifecycle)), (4, 2), "the second time it is no news");
     }
 }

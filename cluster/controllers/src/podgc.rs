@@ -4,7 +4,9 @@
 //!
 //! Invariants:
 //! * a pod of a node that is gone is removed only after [`QUARANTINE`], when the server too says that the node is gone;
-//! * a pod that was never bound has nobody to end it: it goes as soon as it is asked to.
+//! * a pod that was never bound has nobody to end it: it goes as soon as it is asked to;
+//! * so does one on a node that is not ready and that somebody declared out of service (`node.kubernetes.io/out-of-service`):
+//!   that somebody promises that nothing runs there any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,10 +17,15 @@ use client::{Collection, DeleteOptions, Entry, Kind, Resource};
 use control::{About, Guard, Key, Outcome, Reconciler, View, Write, itself};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 
+use crate::node::is_ready;
+use crate::placement::taints;
 use crate::pods::{node_name, phase, set_condition};
 
 /// How long a node may be missing before its pods are given up.
 pub const QUARANTINE: Duration = Duration::from_secs(40);
+
+/// Says that a node is switched off and stays so until the taint is taken away.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The collector of pods without a kubelet.
 #[derive(Default)]
@@ -37,9 +44,11 @@ impl Reconciler for PodGc {
         if collection.resource == "pods" {
             return itself(entry);
         }
-        if view.get::<Node>("", &entry.meta.name).is_some() {
+        if let Some(node) = view.get::<Node>("", &entry.meta.name) {
             self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.meta.name);
-            return Vec::new();
+            if !is_out_of_service(&node) {
+                return Vec::new();
+            }
         }
         let pods = view.list::<Pod>(None);
         let left = pods.iter().filter(|pod| node_name(pod) == entry.meta.name);
@@ -52,8 +61,9 @@ impl Reconciler for PodGc {
         if node.is_empty() {
             return if pod.deleting() { end(&pod, fail(&pod)).into() } else { Outcome::none() };
         }
-        if view.get::<Node>("", node).is_some() {
-            return Outcome::none();
+        if let Some(node) = view.get::<Node>("", node) {
+            let is_over = pod.deleting() && is_out_of_service(&node);
+            return if is_over { end(&pod, fail(&pod)).into() } else { Outcome::none() };
         }
         let since =
             *self.missing.lock().unwrap_or_else(PoisonError::into_inner).entry(node.to_owned()).or_insert(view.at());
@@ -72,6 +82,10 @@ impl Reconciler for PodGc {
         };
         gone(end(&pod, disrupt(fail(&pod), now))).into()
     }
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    !is_ready(node) && taints(node).iter().any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
 /// Its owner must see how it ended before it goes: a Job counts no pod that is not over.
@@ -128,6 +142,27 @@ mod tests {
         let world =
             world(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "here", "containers": []}}));
         assert!(lines(&world.reconcile(&PodGc::default(), "n", "p")).is_empty());
+    }
+
+    #[track_caller]
+    fn leaving(ready: &str, taint: &str, wanted: &[&str]) {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "deletionTimestamp": "2026-11-23T19:59:00Z"},
+            "spec": {"nodeName": "here", "containers": []}});
+        let mut world = world(pod);
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        let taints = json!([{"key": taint, "effect": "NoExecute"}]);
+        world.put(
+            Node::RESOURCE,
+            json!({"metadata": {"name": "here"}, "spec": {"taints": taints}, "status": {"conditions": conditions}}),
+        );
+        assert_eq!(lines(&world.reconcile(&PodGc::default(), "n", "p")), wanted, "{ready} {taint}");
+    }
+
+    #[test]
+    fn a_leaving_pod_goes_when_its_node_is_out_of_service() {
+        leaving("Unknown", OUT_OF_SERVICE, &["update pods/status n/p"]);
+        leaving("Unknown", "node.kubernetes.io/unreachable", &[]);
+        leaving("True", OUT_OF_SERVICE, &[]);
     }
 
     /// Found by the simulator (seed 36): a Job waited for ever for a pod to end that had no node to end it.

@@ -273,7 +273,7 @@ async fn an_idle_node_writes_its_lease_and_nothing_else() {
     world.pass(Duration::from_secs(200)).await;
     let writes = world.api.writes()[before..].to_vec();
     assert!(writes.iter().all(|write| write.contains("/leases/")), "{writes:?}");
-    assert_eq!(writes.len(), 20);
+    assert_eq!(writes.len(), 40, "one each five seconds");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -50,6 +51,21 @@ pub struct Server {
     /// Address of this machine's Node; the one it would call the world from if not given.
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<std::net::Ipv4Addr>,
+    /// A node that is silent for so long is not ready, and its pods are to leave; upstream's default is 50s.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// How long a pod that does not say stays on a node that is not ready; upstream's default is 300.
+    #[arg(long, value_name = "SECONDS", default_value_t = apiserver::TOLERATION_SECONDS)]
+    pub default_not_ready_toleration_seconds: i64,
+    /// How long a pod that does not say stays on a node that cannot be reached; upstream's default is 300.
+    #[arg(long, value_name = "SECONDS", default_value_t = apiserver::TOLERATION_SECONDS)]
+    pub default_unreachable_toleration_seconds: i64,
+}
+
+/// A duration as Kubernetes' flags take it: `20s`, `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let nanos = api::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok()).filter(|nanos| *nanos > 0);
+    nanos.map(Duration::from_nanos).ok_or_else(|| "not a duration above zero, such as 20s or 1m30s".to_owned())
 }
 
 /// Options of `skerry cleanup`.
@@ -70,11 +86,35 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[track_caller]
+    fn patience(flags: &[&str], wanted: (u64, i64, i64)) {
+        let words = ["skerry", "server", "--data-dir", "/d"].iter().chain(flags);
+        let Verb::Server(server) = Cli::try_parse_from(words).expect("right").verb else { panic!("a server") };
+        let tolerations = (server.default_not_ready_toleration_seconds, server.default_unreachable_toleration_seconds);
+        assert_eq!((server.node_monitor_grace_period.as_secs(), tolerations.0, tolerations.1), wanted);
+    }
+
+    #[test]
+    fn patience_with_nodes_is_short_here_and_can_be_upstreams() {
+        patience(&[], (20, 20, 20));
+        let upstream = [
+            "--node-monitor-grace-period=50s",
+            "--default-not-ready-toleration-seconds=300",
+            "--default-unreachable-toleration-seconds=300",
+        ];
+        patience(&upstream, (50, 300, 300));
+    }
+
     #[test]
     fn wrong_options_are_named() {
         let error =
             Cli::try_parse_from(["skerry", "server", "--data-dir", "/d", "--listen", "here"]).expect_err("wrong");
         assert!(error.to_string().contains("--listen"), "{error}");
+        for wrong in ["20", "-20s", "0s", "soon"] {
+            let flag = format!("--node-monitor-grace-period={wrong}");
+            let error = Cli::try_parse_from(["skerry", "server", "--data-dir", "/d", &flag]).expect_err(wrong);
+            assert!(error.to_string().contains("--node-monitor-grace-period"), "{error}");
+        }
         let error = Cli::try_parse_from(["skerry", "server"]).expect_err("missing");
         assert!(error.to_string().contains("--data-dir"), "{error}");
     }

@@ -175,6 +175,8 @@ fn settings(
         _ => node_ip,
     };
     settings.advertise = (address, port);
+    settings.not_ready_toleration_seconds = options.default_not_ready_toleration_seconds;
+    settings.unreachable_toleration_seconds = options.default_unreachable_toleration_seconds;
     settings
 }
 

@@ -1,7 +1,7 @@
 //! The whole cluster in one thread under a seed: the real store (its group commit over a simulated disk), API server,
 //! controllers, scheduler, and kubelet decisions; runtime, wire and time are fakes.
 //!
-//! Start at [`run`]: a seed is a cluster's life. First everything goes wrong that can (events come late and twice, watches
+//! Start at [`run`]: a seed is a cluster's life ([`Outage`] is a life by script). First everything goes wrong that can (events come late and twice, watches
 //! break, components crash between any two writes, the disk fails or loses power in a commit, nodes fall silent, come and
 //! leave, the calendar jumps), then nothing does, and the cluster must settle.
 //!
@@ -21,7 +21,9 @@ mod link;
 mod manager;
 mod node;
 mod nodes;
+mod outage;
 mod server;
 mod user;
 
 pub use life::{Report, run};
+pub use outage::{Outage, Patience};

@@ -6,8 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::TOLERATION_SECONDS;
 use base::{Clock, ManualClock, Rng, Timestamp};
 use client::Kind;
+use controllers::NODE_MONITOR_GRACE_PERIOD;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -97,7 +99,7 @@ impl Life {
     fn start(seed: u64) -> Life {
         let mut rng = Rng::new(seed);
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_795_464_000)));
-        let server = Server::start(&clock, &mut rng);
+        let server = Server::start(&clock, &mut rng, TOLERATION_SECONDS);
         let mut nodes = Nodes::start(1 + rng.below(4) as usize);
         nodes.report(&server, &clock);
         Life {
@@ -106,7 +108,7 @@ impl Life {
             clock,
             server,
             nodes,
-            manager: Manager::start(),
+            manager: Manager::start(NODE_MONITOR_GRACE_PERIOD),
             dispatcher: Dispatcher::start(),
             watched: Watched::default(),
             ledger: Ledger::default(),
@@ -125,7 +127,7 @@ impl Life {
             self.ledger.write(&self.server, rng);
         }
         if rng.chance(1, 30) {
-            self.manager = Manager::start();
+            self.manager = Manager::start(NODE_MONITOR_GRACE_PERIOD);
             self.crashes[0] += 1;
         }
         if rng.chance(1, 30) {

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Clock, ManualClock, Rng};
 use client::Door;
@@ -44,10 +45,14 @@ pub fn write(server: &Server, write: &Write) -> Result<control::Done, Failure> {
 }
 
 impl Manager {
-    /// Starts with empty caches.
-    pub fn start() -> Manager {
+    /// Starts with empty caches, and so much patience with silent nodes.
+    pub fn start(node_monitor_grace_period: Duration) -> Manager {
         let feeds = Feeds::start();
-        let all = controllers::all(controllers::Options { root_ca: "a certificate".to_owned(), signer: None });
+        let all = controllers::all(controllers::Options {
+            root_ca: "a certificate".to_owned(),
+            signer: None,
+            node_monitor_grace_period,
+        });
         let engines = all.into_iter().map(|each| Engine::new(each, feeds.caches.clone(), || {})).collect();
         Manager { engines, feeds, work: Vec::new(), known_resources: false, recent: VecDeque::new() }
     }

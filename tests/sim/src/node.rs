@@ -39,6 +39,8 @@ pub struct FakeNode {
     pub name: String,
     /// Rounds for which it hears and says nothing; its pods run on.
     pub silent: u32,
+    /// How often it will fall silent again once it is heard: a cable that is loose.
+    pub flaps: u32,
     number: u8,
     made: u32,
     lives: BTreeMap<String, Life>,
@@ -47,7 +49,7 @@ pub struct FakeNode {
 impl FakeNode {
     /// A node without pods.
     pub fn new(name: &str, number: u8) -> FakeNode {
-        FakeNode { name: name.to_owned(), silent: 0, number, made: 0, lives: BTreeMap::new() }
+        FakeNode { name: name.to_owned(), silent: 0, flaps: 0, number, made: 0, lives: BTreeMap::new() }
     }
 
     /// The pods of which a container runs: uid, namespace, name.
@@ -55,6 +57,16 @@ impl FakeNode {
         let runs =
             |life: &&Life| life.seen.containers.iter().any(|each| matches!(each.state, ContainerState::Running { .. }));
         self.lives.values().filter(runs).map(|life| (&*life.info.uid, &*life.info.namespace, &*life.info.name))
+    }
+
+    /// A round is over: it may be heard again, or not any more.
+    pub fn pass_round(&mut self) {
+        self.silent = self.silent.saturating_sub(1);
+        if self.silent == 0 && self.flaps > 0 {
+            self.flaps -= 1;
+            // Heard for a round or two, silent for as long as it takes to be missed.
+            self.silent = if self.flaps.is_multiple_of(3) { 25 } else { 2 };
+        }
     }
 
     /// The kubelet is started anew; every container survives.

@@ -81,7 +81,10 @@ impl Nodes {
     /// Some node falls silent, restarts its kubelet, leaves, or a new one of an old name comes.
     pub fn trouble(&mut self, server: &Server, rng: &mut Rng) {
         let at = rng.below(self.nodes.len() as u64) as usize;
-        match rng.below(8) {
+        match rng.below(10) {
+            // The switch they all hang on.
+            8 => self.nodes.iter_mut().for_each(|node| node.silent = 20 + rng.below(60) as u32),
+            9 => self.nodes[at].flaps = 4 + rng.below(12) as u32,
             0..3 => self.nodes[at].silent = 5 + rng.below(80) as u32,
             3..6 => self.nodes[at].restart(),
             6 if self.nodes.len() > 1 => {
@@ -102,7 +105,12 @@ impl Nodes {
 
     /// Every node is heard again.
     pub fn heal(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.silent = 0);
+        self.nodes.iter_mut().for_each(|node| (node.silent, node.flaps) = (0, 0));
+    }
+
+    /// The node of this number is not heard for so many rounds.
+    pub fn silence(&mut self, number: usize, rounds: u32) {
+        self.nodes[number].silent = rounds;
     }
 
     /// Every node that can be heard says that it is well; one that the API does not know registers.
@@ -133,7 +141,7 @@ impl Nodes {
         let pods = list(server, Pod::RESOURCE);
         let mut all = 0;
         for node in &mut self.nodes {
-            node.silent = node.silent.saturating_sub(1);
+            node.pass_round();
             if let Some(pods) = &pods
                 && node.silent == 0
                 && (calm || rng.chance(2, 3))

@@ -36,11 +36,13 @@ pub struct Server {
     pub crashes: u32,
     /// How often its disk failed.
     pub faults: u32,
+    /// How long pods that do not say stay on a node in trouble.
+    pub toleration_seconds: i64,
 }
 
 impl Server {
     /// Starts on an empty disk.
-    pub fn start(clock: &Arc<ManualClock>, rng: &mut Rng) -> Server {
+    pub fn start(clock: &Arc<ManualClock>, rng: &mut Rng, toleration_seconds: i64) -> Server {
         let disk = Disk::new();
         let store = Arc::new(open(&disk).expect("a disk without faults can be opened"));
         let mut server = Server {
@@ -51,6 +53,7 @@ impl Server {
             door: Arc::default(),
             crashes: 0,
             faults: 0,
+            toleration_seconds,
         };
         assert!(server.serve(rng), "the API server does not start");
         server
@@ -142,7 +145,9 @@ impl Server {
     }
 
     fn serve(&mut self, rng: &mut Rng) -> bool {
-        let settings = Settings::new(self.clock.clone(), rng.next_u64(), key(), "a certificate".to_owned());
+        let mut settings = Settings::new(self.clock.clone(), rng.next_u64(), key(), "a certificate".to_owned());
+        settings.not_ready_toleration_seconds = self.toleration_seconds;
+        settings.unreachable_toleration_seconds = self.toleration_seconds;
         let api = Api::open(self.store.clone(), settings);
         let door: Arc<dyn Door> = apiserver::door::open(&api, User::new("system:admin", ["system:masters"]));
         self.door.connect(door);

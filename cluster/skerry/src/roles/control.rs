@@ -24,8 +24,11 @@ async fn run_controllers(parts: &Arc<Parts>, caches: &Arc<Caches>) {
     supervise::role("controllers", || {
         let door = parts.door("system:kube-controller-manager", ["system:masters"]);
         let (caches, clock) = (caches.clone(), parts.clock.clone());
-        let signer = Some(controllers::Signer(parts.pki.clone()));
-        let options = controllers::Options { root_ca: parts.pki.authority().certificate_pem().to_owned(), signer };
+        let options = controllers::Options {
+            root_ca: parts.pki.authority().certificate_pem().to_owned(),
+            signer: Some(controllers::Signer(parts.pki.clone())),
+            node_monitor_grace_period: parts.options.node_monitor_grace_period,
+        };
         async move {
             control::run::run(controllers::all(options), door, caches, clock).await;
             Ok::<(), Infallible>(())
