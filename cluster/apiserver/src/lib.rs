@@ -25,6 +25,7 @@ mod delete;
 mod documents;
 pub mod door;
 mod encode;
+mod evict;
 mod frames;
 mod idle;
 mod kinds;

@@ -4,7 +4,7 @@
 //!
 //! Invariant: a subresource changes its own part of the object and nothing else.
 //!
-//! Not here: passing requests on to kubelets (`proxied.rs`).
+//! Not here: passing requests on to kubelets (`proxied.rs`), evictions (`evict.rs`).
 
 use std::sync::Arc;
 
@@ -18,12 +18,11 @@ use pki::{BoundObject, Claims};
 use serde_json::{Value, json};
 
 use crate::apply::Wanted;
-use crate::delete::{self, Gone};
 use crate::managed::Hand;
 use crate::server::{Ask, decoded, success};
 use crate::status::{Named, resource_of};
 use crate::write::{BINDING, Change, place};
-use crate::{Api, Failure, Response, apply, proxied, render};
+use crate::{Api, Failure, Response, apply, evict, proxied, render};
 
 /// The shortest and the longest life a token may ask for, in seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
@@ -49,7 +48,7 @@ pub(crate) async fn answer(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failur
             place(kind, &mut object, &ask.info.namespace, &ask.info.name)?;
             bind(api, ask, &ask.info.namespace, &ask.info.name, object).await
         }
-        ("pods", "eviction") => evict(api, ask).await,
+        ("pods", "eviction") => evict::evict(api, ask).await,
         ("serviceaccounts", "token") => token(api, ask),
         (_, "scale") => scale(api, ask).await,
         ("certificatesigningrequests", "approval") if ask.info.verb != "get" => {
@@ -119,73 +118,6 @@ pub(crate) async fn bind(
     })
     .await?;
     render::tree(ask.wanted.format, StatusCode::CREATED, &success(StatusCode::CREATED, Value::Null))
-}
-
-/// Deletes a pod if its disruption budgets allow it.
-async fn evict(api: &Arc<Api>, ask: &Ask) -> Result<Response, Failure> {
-    let kind = find("policy", "v1", "poddisruptionbudgets").ok_or_else(Failure::no_such_path)?;
-    let mut sent = crate::body::tree(ask.content_type(), &ask.body)?.0;
-    let (namespace, name) = (ask.info.namespace.as_str(), ask.info.name.as_str());
-    let pod = decoded(&api.entry(&ask.kind, namespace, name)?);
-    let counts =
-        !matches!(dig::text(&pod, "status.phase"), "Succeeded" | "Failed" | "Pending") && !meta::is_terminating(&pod);
-    let budgets: Vec<Value> = api.objects(&format!("{}/{namespace}/", kind.key_prefix()));
-    let ours: Vec<&Value> = budgets
-        .iter()
-        .filter(|budget| {
-            let selector = LabelSelector::from_object(&budget["spec"]["selector"]);
-            selector.is_ok_and(|selector| selector.matches(meta::labels(&pod)))
-        })
-        .collect();
-    let dry_run = ask.query.dry_run()?;
-    if counts && ours.len() > 1 {
-        let message =
-            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-        return Err(Failure::internal(message));
-    }
-    if let (true, Some(budget)) = (counts, ours.first()) {
-        let (now, budget_name) = (api.now().rfc3339(), meta::name(budget).to_owned());
-        let change = Change {
-            kind: kind.into(),
-            namespace,
-            name: &budget_name,
-            subresource: Some("status"),
-            user: &ask.user,
-            dry_run,
-        };
-        api.replace(&change, &mut |old| {
-            let allowed = dig::int(old, "status.disruptionsAllowed").unwrap_or(0);
-            if allowed <= 0 {
-                let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-                let (healthy, current) =
-                    (dig::int(old, "status.desiredHealthy"), dig::int(old, "status.currentHealthy"));
-                let cause = format!(
-                    "The disruption budget {budget_name} needs {} healthy pods and has {} currently",
-                    healthy.unwrap_or(0),
-                    current.unwrap_or(0)
-                );
-                return Err(Failure::too_many_requests(message, 0).cause("DisruptionBudget", &cause));
-            }
-            let mut new = old.clone();
-            dig::put(&mut new, "status.disruptionsAllowed", (allowed - 1).into());
-            dig::map_mut(&mut new, "status.disruptedPods").insert(name.to_owned(), now.as_str().into());
-            Ok(new)
-        })
-        .await?;
-    }
-    let options = sent.get_mut("deleteOptions").map(Value::take).unwrap_or_default();
-    let options = delete::Options {
-        grace_seconds: dig::int(&options, "gracePeriodSeconds"),
-        uid: dig::text(&options, "preconditions.uid").to_owned(),
-        resource_version: dig::text(&options, "preconditions.resourceVersion").to_owned(),
-        propagation: dig::text(&options, "propagationPolicy").to_owned(),
-        dry_run,
-    };
-    match api.delete_object(&ask.kind, namespace, name, &options).await? {
-        Gone::Now(_) | Gone::Later(_) => {
-            render::tree(ask.wanted.format, StatusCode::CREATED, &success(StatusCode::CREATED, Value::Null))
-        }
-    }
 }
 
 /// Makes a token for an account.

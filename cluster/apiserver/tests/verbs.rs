@@ -488,27 +488,98 @@ fn bad_bodies_are_refused_and_nothing_is_stored() {
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "only the CA bundle is there");
 }
 
-#[test]
-fn a_budget_stops_an_eviction() {
+const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+
+/// A pod `a`, `Running` and `ready` or not, and a budget `b` with these figures: observed generation, healthy, wanted, allowed.
+fn guarded(ready: bool, policy: &str, figures: [i64; 4]) -> Server {
     let server = Server::new();
     server.made(PODS, pod("a"));
-    server.patch(&format!("{PODS}/a/status"), "merge-patch", json!({"status": {"phase": "Running"}}));
-    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
-    server.made(
-        budgets,
-        json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}),
-    );
-    let evict = || server.ask("POST", &format!("{PODS}/a/eviction"), json!({"metadata": {"name": "a"}}));
-    let (status, told) = evict();
-    assert_eq!((status, &told["details"]["causes"][0]["reason"]), (429, &json!("DisruptionBudget")), "{told}");
+    let ready = if ready { "True" } else { "False" };
+    let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]});
+    server.patch(&format!("{PODS}/a/status"), "merge-patch", json!({"status": status}));
+    let spec =
+        json!({"minAvailable": 1, "unhealthyPodEvictionPolicy": policy, "selector": {"matchLabels": {"app": "web"}}});
+    server.made(BUDGETS, json!({"metadata": {"name": "b"}, "spec": spec}));
+    let [observed, healthy, wanted, allowed] = figures;
+    let status = json!({"observedGeneration": observed, "disruptionsAllowed": allowed, "currentHealthy": healthy,
+        "desiredHealthy": wanted, "expectedPods": 2});
+    server.patch(&format!("{BUDGETS}/b/status"), "merge-patch", json!({"status": status}));
+    server
+}
+
+fn evict(server: &Server, options: Value) -> (u16, Value) {
+    server.ask("POST", &format!("{PODS}/a/eviction"), json!({"metadata": {"name": "a"}, "deleteOptions": options}))
+}
+
+fn is_there(server: &Server) -> bool {
+    server.ask("GET", &format!("{PODS}/a"), Value::Null).0 == 200
+}
+
+#[test]
+fn a_budget_stops_an_eviction() {
+    let server = guarded(true, "IfHealthyBudget", [1, 1, 1, 0]);
+    let (status, told) = evict(&server, Value::Null);
+    assert_eq!(status, 429, "{told}");
+    assert_eq!(told["message"], "Cannot evict pod as it would violate the pod's disruption budget.");
+    let cause = json!({"reason": "DisruptionBudget", "message": "The disruption budget b needs 1 healthy pods and has 1 currently"});
+    assert_eq!(told["details"]["causes"][0], cause);
     server.patch(
-        &format!("{budgets}/b/status"),
+        &format!("{BUDGETS}/b/status"),
         "merge-patch",
-        json!({"status": {"disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}}),
+        json!({"status": {"disruptionsAllowed": 1, "currentHealthy": 2}}),
     );
-    let (status, told) = evict();
-    assert_eq!(status, 201, "{told}");
-    assert_eq!(server.ask("GET", &format!("{PODS}/a"), Value::Null).0, 404);
+    assert_eq!(evict(&server, Value::Null).0, 201);
+    assert!(!is_there(&server));
+    let budget = server.ask("GET", &format!("{BUDGETS}/b"), Value::Null).1;
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+    assert!(budget["status"]["disruptedPods"]["a"].is_string(), "{budget}");
+}
+
+#[test]
+fn a_budget_that_was_not_counted_yet_lets_nobody_go() {
+    let server = guarded(true, "IfHealthyBudget", [0, 2, 1, 1]);
+    let (status, told) = evict(&server, Value::Null);
+    assert_eq!((status, &told["details"]["retryAfterSeconds"]), (429, &json!(10)));
+    assert_eq!(
+        told["details"]["causes"][0]["message"],
+        "The disruption budget b is still being processed by the server."
+    );
+}
+
+#[test]
+fn a_pod_that_is_not_ready_goes_as_the_policy_says() {
+    assert_eq!(evict(&guarded(false, "IfHealthyBudget", [1, 0, 1, 0]), Value::Null).0, 429);
+    assert_eq!(evict(&guarded(false, "AlwaysAllow", [1, 0, 1, 0]), Value::Null).0, 201);
+    let server = guarded(false, "IfHealthyBudget", [1, 1, 1, 0]);
+    assert_eq!(evict(&server, Value::Null).0, 201);
+    let budget = server.ask("GET", &format!("{BUDGETS}/b"), Value::Null).1;
+    assert!(budget["status"]["disruptedPods"].is_null(), "it costs nothing: {budget}");
+}
+
+#[test]
+fn an_eviction_may_be_tried_and_may_name_what_it_means() {
+    let server = guarded(true, "IfHealthyBudget", [1, 2, 1, 1]);
+    assert_eq!(evict(&server, json!({"dryRun": ["All"]})).0, 201);
+    assert_eq!(server.ask("POST", &format!("{PODS}/a/eviction?dryRun=All"), json!({"metadata": {"name": "a"}})).0, 201);
+    assert_eq!(evict(&server, json!({"dryRun": ["Some"]})).0, 422);
+    let budget = server.ask("GET", &format!("{BUDGETS}/b"), Value::Null).1;
+    assert_eq!(budget["status"]["disruptionsAllowed"], 1, "nothing was spent");
+    let (status, told) = server.ask("POST", &format!("{PODS}/a/eviction"), json!({"metadata": {"name": "c"}}));
+    assert_eq!((status, told["message"].as_str()), (400, Some("name in URL does not match name in Eviction object")));
+    assert!(is_there(&server));
+    assert_eq!(
+        evict(&guarded(true, "IfHealthyBudget", [1, 2, 1, 1]), json!({"preconditions": {"uid": "other"}})).0,
+        409
+    );
+}
+
+#[test]
+fn two_budgets_are_one_too_many() {
+    let server = guarded(true, "IfHealthyBudget", [1, 2, 1, 1]);
+    server.made(BUDGETS, json!({"metadata": {"name": "c"}, "spec": {"minAvailable": 1, "selector": {}}}));
+    let (status, told) = evict(&server, Value::Null);
+    let wanted = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    assert_eq!((status, told["message"].as_str()), (500, Some(wanted)));
 }
 
 #[test]

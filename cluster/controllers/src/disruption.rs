@@ -3,7 +3,9 @@
 //! Start at [`Budgets`].
 //!
 //! Invariants:
-//! * never more than `currentHealthy - desiredHealthy`; 0 when it cannot be told how many pods there should be.
+//! * never more than `currentHealthy - desiredHealthy`; 0, and the condition says why, when it cannot be told how many pods
+//!   there should be;
+//! * a permission that the server gave counts against the budget until its pod goes, or [`DISRUPTED_SECONDS`] are over.
 //!
 //! Not here: refusing evictions (`apiserver` counts them against this status).
 
@@ -13,11 +15,11 @@ use std::time::Duration;
 
 use base::Timestamp;
 use client::{Collection, Entry, Kind, Resource, Selector};
-use control::{About, Key, Outcome, Reconciler, View, Write, itself};
+use control::{About, Key, Note, Outcome, Reconciler, Regarding, View, Write, itself};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::deployment::portion;
@@ -26,6 +28,9 @@ use crate::times::{left, time};
 
 /// An eviction that was allowed but not seen is forgotten after so many seconds.
 const DISRUPTED_SECONDS: i64 = 120;
+
+/// The reason of the condition while the budget cannot be counted.
+const SYNC_FAILED: &str = "SyncFailed";
 
 /// The controller of PodDisruptionBudgets.
 pub struct Budgets;
@@ -78,8 +83,14 @@ impl Reconciler for Budgets {
         });
         let healthy = pods.iter().filter(|pod| is_ready(pod) && !pod.deleting() && !disrupted.contains_key(pod.name()));
         let healthy = healthy.count() as i32;
-        let (expected, desired) = wanted(view, &spec, &pods);
-        let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
+        let wanted = wanted(view, &spec, &pods);
+        outcome.events.extend(told(&budget, &wanted, pods.is_empty(), &known));
+        let (expected, desired) = match &wanted {
+            Ok(wanted) => (wanted.expected, wanted.desired),
+            // Nothing is known, so nobody may go; what was counted last stays to be seen.
+            Err(_) => (known.expected_pods.unwrap_or(0), known.desired_healthy.unwrap_or(0)),
+        };
+        let allowed = if expected > 0 && wanted.is_ok() { (healthy - desired).max(0) } else { 0 };
         let mut status = PodDisruptionBudgetStatus {
             current_healthy: Some(healthy),
             desired_healthy: Some(desired),
@@ -89,7 +100,7 @@ impl Reconciler for Budgets {
             observed_generation: budget.metadata.generation,
             conditions: known.conditions.clone(),
         };
-        describe(&mut status, allowed > 0, now);
+        describe(&mut status, wanted.as_ref().map(|_| allowed > 0).map_err(String::as_str), now);
         if status != known {
             outcome.writes.push(Write::status(&PodDisruptionBudget { status: Some(status), ..(*budget).clone() }));
         }
@@ -102,12 +113,43 @@ fn selector(budget: &PodDisruptionBudget) -> Selector {
     selector.map_or_else(Selector::nothing, Selector::of)
 }
 
-fn describe(status: &mut PodDisruptionBudgetStatus, allowed: bool, now: Timestamp) {
+/// What is worth an event, when it is news.
+fn told(
+    budget: &PodDisruptionBudget,
+    wanted: &Result<Wanted, String>,
+    is_empty: bool,
+    known: &PodDisruptionBudgetStatus,
+) -> Option<Note> {
+    let about = Regarding::object(budget);
+    let is_new = known.observed_generation != budget.metadata.generation;
+    let had_failed = known.conditions.iter().flatten().any(|condition| condition.reason == SYNC_FAILED);
+    match wanted {
+        Err(why) if !had_failed => {
+            let message = format!("Failed to calculate the number of expected pods: {why}");
+            Some(Note::warning(&about, "CalculateExpectedPodCountFailed", message))
+        }
+        Ok(wanted) if wanted.unmanaged && is_new => {
+            let message = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the \
+                           PDB cannot be calculated correctly, which may result in undefined behavior. To account for these \
+                           pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
+            Some(Note::warning(&about, "UnmanagedPods", message))
+        }
+        Ok(_) if is_empty && is_new => Some(Note::normal(&about, "NoPods", "No matching pods found")),
+        _ => None,
+    }
+}
+
+fn describe(status: &mut PodDisruptionBudgetStatus, allowed: Result<bool, &str>, now: Timestamp) {
+    let (is_allowed, reason, message) = match allowed {
+        Ok(true) => ("True", "SufficientPods", ""),
+        Ok(false) => ("False", "InsufficientPods", ""),
+        Err(why) => ("False", SYNC_FAILED, why),
+    };
     let mut fresh = Condition {
         type_: "DisruptionAllowed".to_owned(),
-        status: if allowed { "True" } else { "False" }.to_owned(),
-        reason: if allowed { "SufficientPods" } else { "InsufficientPods" }.to_owned(),
-        message: String::new(),
+        status: is_allowed.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
         observed_generation: status.observed_generation,
         last_transition_time: time(now),
     };
@@ -123,51 +165,76 @@ fn describe(status: &mut PodDisruptionBudgetStatus, allowed: bool, now: Timestam
     }
 }
 
-/// How many pods there should be, and how many of them healthy.
-fn wanted(view: &View<'_>, spec: &PodDisruptionBudgetSpec, pods: &[Arc<Pod>]) -> (i32, i32) {
+/// What a budget asks for.
+struct Wanted {
+    /// How many pods there should be.
+    expected: i32,
+    /// How many of them are to be healthy.
+    desired: i32,
+    /// Whether some belong to nobody, and were not counted.
+    unmanaged: bool,
+}
+
+fn wanted(view: &View<'_>, spec: &PodDisruptionBudgetSpec, pods: &[Arc<Pod>]) -> Result<Wanted, String> {
+    let counted = |desired: &dyn Fn(i32) -> i32| {
+        let (expected, unmanaged) = expected(view, pods)?;
+        Ok(Wanted { expected, desired: desired(expected), unmanaged })
+    };
     match (&spec.max_unavailable, &spec.min_available) {
-        (Some(max), _) => {
-            let expected = expected(view, pods);
-            (expected, (expected - portion(Some(max), expected, true)).max(0))
+        (Some(max), _) => counted(&|expected| (expected - portion(Some(max), expected, true)).max(0)),
+        (None, Some(IntOrString::Int(min))) => {
+            Ok(Wanted { expected: pods.len() as i32, desired: *min, unmanaged: false })
         }
-        (None, Some(IntOrString::Int(min))) => (pods.len() as i32, *min),
-        (None, Some(min)) => {
-            let expected = expected(view, pods);
-            (expected, portion(Some(min), expected, true))
-        }
-        (None, None) => (pods.len() as i32, pods.len() as i32),
+        (None, Some(min)) => counted(&|expected| portion(Some(min), expected, true)),
+        (None, None) => Ok(Wanted { expected: 0, desired: 0, unmanaged: false }),
     }
 }
 
-/// The sizes of the sets these pods belong to; pods of nobody count for nothing.
-fn expected(view: &View<'_>, pods: &[Arc<Pod>]) -> i32 {
+/// The sizes of the sets these pods belong to together, and whether some belong to none.
+fn expected(view: &View<'_>, pods: &[Arc<Pod>]) -> Result<(i32, bool), String> {
     let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
+    let mut unmanaged = false;
     for pod in pods {
-        let Some(owner) = controller_of(&pod.metadata) else { continue };
-        let (namespace, name) = (pod.namespace(), owner.name.as_str());
-        let size = match owner.kind.as_str() {
-            "ReplicaSet" => view.get::<ReplicaSet>(namespace, name).map(|set| {
-                let above = controller_of(&set.metadata).filter(|above| above.kind == "Deployment");
-                let above =
-                    above.and_then(|above| Some((above.uid.clone(), view.get::<Deployment>(namespace, &above.name)?)));
-                match above {
-                    Some((uid, deployment)) => (uid, deployment.spec.as_ref().and_then(|spec| spec.replicas)),
-                    None => (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas)),
-                }
-            }),
-            "StatefulSet" => view
-                .get::<StatefulSet>(namespace, name)
-                .map(|set| (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas))),
-            "ReplicationController" => view
-                .get::<ReplicationController>(namespace, name)
-                .map(|set| (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas))),
-            _ => None,
-        };
-        if let Some((uid, replicas)) = size {
-            sizes.insert(uid, replicas.unwrap_or(1));
+        match controller_of(&pod.metadata) {
+            None => unmanaged = true,
+            Some(owner) => {
+                let (uid, replicas) = size(view, pod.namespace(), owner)?;
+                sizes.insert(uid, replicas);
+            }
         }
     }
-    sizes.values().sum()
+    Ok((sizes.values().sum(), unmanaged))
+}
+
+/// How many pods an owner, or the owner above it, wants.
+fn size(view: &View<'_>, namespace: &str, owner: &OwnerReference) -> Result<(String, i32), String> {
+    let name = owner.name.as_str();
+    let found = match owner.kind.as_str() {
+        "ReplicaSet" => view.get::<ReplicaSet>(namespace, name).map(|set| {
+            let above = controller_of(&set.metadata).filter(|above| above.kind == "Deployment");
+            let above =
+                above.and_then(|above| Some((above.uid.clone(), view.get::<Deployment>(namespace, &above.name)?)));
+            match above {
+                Some((uid, deployment)) => (uid, deployment.spec.as_ref().and_then(|spec| spec.replicas)),
+                None => (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas)),
+            }
+        }),
+        "StatefulSet" => view
+            .get::<StatefulSet>(namespace, name)
+            .map(|set| (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas))),
+        "ReplicationController" => view
+            .get::<ReplicationController>(namespace, name)
+            .map(|set| (owner.uid.clone(), set.spec.as_ref().and_then(|spec| spec.replicas))),
+        kind => {
+            let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+            let dot = if group.is_empty() { "" } else { "." };
+            return Err(format!("{}s{dot}{group} does not implement the scale subresource", kind.to_lowercase()));
+        }
+    };
+    match found {
+        Some((uid, replicas)) => Ok((uid, replicas.unwrap_or(1))),
+        None => Err(format!("found no controllers for pod of {} {namespace}/{name}", owner.kind)),
+    }
 }
 
 #[cfg(test)]
@@ -205,5 +272,35 @@ mod tests {
     fn allows_what_may_be_missing() {
         check(json!({"maxUnavailable": 1}), "a b c d", [4, 4, 3, 1]);
         check(json!({"maxUnavailable": 1}), "a b c! d", [4, 3, 3, 0]);
+    }
+    #[test]
+    fn a_minimum_in_percent_is_of_what_should_be_there() {
+        check(json!({"minAvailable": "50%"}), "a b", [4, 2, 2, 0]);
+        check(json!({"minAvailable": "30%"}), "a b c d", [4, 4, 2, 2]);
+        check(json!({"maxUnavailable": "50%"}), "a b c d", [4, 4, 2, 2]);
+        check(json!({"maxUnavailable": "100%"}), "a b c d", [4, 4, 0, 4]);
+    }
+    #[test]
+    fn pods_of_nobody_count_as_a_number_only() {
+        check(json!({"minAvailable": 1}), "a? b?", [2, 2, 1, 1]);
+        check(json!({"maxUnavailable": 1}), "a? b?", [0, 2, 0, 0]);
+    }
+    #[test]
+    fn a_pod_that_leaves_is_not_healthy() {
+        check(json!({"minAvailable": 2}), "a b c-", [3, 2, 2, 0]);
+    }
+
+    #[test]
+    fn a_budget_over_a_job_says_why_it_allows_nothing() {
+        let mut world = World::default();
+        let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+        world.put(PodDisruptionBudget::RESOURCE, json!({"metadata": {"name": "b", "namespace": "n"}, "spec": spec}));
+        world.pod("a", "s", "Job", "web", "");
+        let outcome = world.reconcile(&Budgets, "n", "b");
+        assert_eq!(outcome.events[0].reason, "CalculateExpectedPodCountFailed");
+        let status = body(&outcome, "update poddisruptionbudgets.policy/status n/b")["status"].clone();
+        let condition = &status["conditions"][0];
+        assert_eq!((&status["disruptionsAllowed"], &condition["reason"]), (&json!(0), &json!("SyncFailed")));
+        assert_eq!(condition["message"], "jobs does not implement the scale subresource");
     }
 }
