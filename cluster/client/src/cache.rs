@@ -244,6 +244,28 @@ impl Cache {
         self.told(&mut listeners, changes);
     }
 
+    /// Takes over what somebody remembers of it, unless a list of the server's own is in. The cache counts as synced then and
+    /// stands nowhere: the server's first list replaces all of it.
+    pub fn remember(&self, objects: &[Bytes]) {
+        let mut listeners = self.tell();
+        let changes = self.write(|state| {
+            if state.synced {
+                return Vec::new();
+            }
+            state.synced = true;
+            let entries = objects.iter().filter_map(|object| Entry::read(object, &self.collection));
+            let mut changes: Vec<Change> = entries.map(|entry| state.put(entry)).collect();
+            changes.push(Change::Progress);
+            changes
+        });
+        self.told(&mut listeners, changes);
+    }
+
+    /// Whether the server was heard: what it holds is not only remembered.
+    pub fn is_heard(&self) -> bool {
+        !self.read().resource_version.is_empty()
+    }
+
     /// Takes over an event. One that is not newer than what is known is dropped.
     pub fn apply(&self, event: &Event) {
         let Some(entry) = Entry::read(&event.object, &self.collection) else { return };
@@ -452,6 +474,17 @@ mod tests {
     #[test]
     fn a_list_removes_what_it_lacks() {
         assert_eq!(run("=a,b@2 =b@7"), "b@7");
+    }
+
+    #[test]
+    fn what_is_remembered_holds_until_the_server_is_heard() {
+        let cache = Cache::new(Collection::all("", "v1", "pods"));
+        cache.remember(&[object("a", 0, ""), object("b", 0, "")]);
+        assert_eq!((cache.synced(), cache.is_heard(), cache.len()), (true, false, 2));
+        assert_eq!(cache.resource_version(), "", "a watch cannot go on from there");
+        cache.replace(&Listing { resource_version: "7".into(), items: vec![Item { object: object("b", 5, "") }] });
+        cache.remember(&[object("a", 0, "")]);
+        assert_eq!((cache.is_heard(), cache.len(), cache.revision()), (true, 1, 7));
     }
 
     #[test]

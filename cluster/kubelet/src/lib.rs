@@ -6,12 +6,14 @@
 //! Invariants:
 //! * what runs is read from the runtime only, so a restarted kubelet adopts every pod it finds and restarts none;
 //! * the API is written only when something changed: an idle node renews its Lease and does nothing else;
-//! * a pod's object is deleted (grace 0, with its uid) only after its containers and sandbox have ended.
+//! * a pod's object is deleted (grace 0, with its uid) only after its containers and sandbox have ended;
+//! * a node that remembers its pods (`checkpoint`) starts them without a server, and rebuilds none when it is back.
 //!
 //! Not here: how containers are made (`runtime`), where pods go (`scheduler`), who may connect to a Service (`proxy`).
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod checkpoint;
 pub mod events;
 pub mod image;
 pub mod lifecycle;

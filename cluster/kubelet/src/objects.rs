@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! * a pod's [`Followed`] tells when any of its objects changed;
-//! * tokens are renewed after four fifths of their life and kept in memory only.
+//! * tokens are renewed after four fifths of their life; an old one serves until there is a new one.
 //!
 //! Not here: what becomes of them (`make`, `volumes`).
 
@@ -18,6 +18,7 @@ use client::{Cache, Client, Collection, Kind, Listener};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::sync::Notify;
 
+use crate::checkpoint::{Checkpoint, Referred};
 use crate::make::Source;
 use crate::pod::PodInfo;
 
@@ -25,6 +26,10 @@ use crate::pod::PodInfo;
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// A token's life where the pod names none; upstream's hour.
 const TOKEN_SECONDS_DEFAULT: i64 = 3600;
+/// How soon a token that could not be renewed is asked for again.
+const TOKEN_RETRY: Duration = Duration::from_secs(15);
+/// How long a new token is waited for where an old one is at hand: a server whose power went does not even refuse.
+const TOKEN_WAIT: Duration = Duration::from_secs(5);
 
 /// All objects followed by this node.
 pub struct Objects {
@@ -45,8 +50,9 @@ impl Objects {
         Objects { client, open: Mutex::default() }
     }
 
-    /// Follows what a pod refers to; `changed` is told of every change.
-    pub async fn follow(&self, pod: &PodInfo, changed: Arc<Notify>) -> Followed {
+    /// Follows what a pod refers to; `changed` is told of every change. What is `recalled` serves until the server says
+    /// something else.
+    pub async fn follow(&self, pod: &PodInfo, changed: Arc<Notify>, recalled: Option<&Checkpoint>) -> Followed {
         let listener: Arc<Listener> = Arc::new(move |_, _| changed.notify_one());
         let (config_maps, secrets) = references(pod);
         let mut caches = BTreeMap::new();
@@ -56,7 +62,13 @@ impl Objects {
         for name in secrets {
             caches.insert(("secrets", name.clone()), self.open::<Secret>(&pod.namespace, &name));
         }
-        for cache in caches.values() {
+        for ((resource, name), cache) in &caches {
+            let known = recalled.iter().flat_map(|checkpoint| &checkpoint.objects);
+            let mut known =
+                known.filter(|each| each.resource == *resource && each.object["metadata"]["name"] == *name.as_str());
+            if let Some(known) = known.next() {
+                cache.remember(&[known.object.to_string().into()]);
+            }
             // Without a server the pod goes on with what is there; its volumes then say what is missing.
             let _ = tokio::time::timeout(FIRST_LOOK, cache.wait_synced()).await;
             cache.subscribe(&listener);
@@ -76,6 +88,18 @@ impl Objects {
         open.insert(collection, Arc::downgrade(&cache));
         tokio::spawn(client::run::fill(self.client.door().clone(), Arc::downgrade(&cache)));
         cache
+    }
+}
+
+impl Followed {
+    /// Every object there is, to be remembered.
+    pub fn objects(&self) -> Vec<Referred> {
+        let object = |((resource, name), cache): (&(&'static str, String), &Arc<Cache>)| {
+            let entry = cache.entry(&self.namespace, name)?;
+            let object = serde_json::from_slice(&entry.object).ok()?;
+            Some(Referred { resource: (*resource).to_owned(), object })
+        };
+        self.caches.iter().filter_map(object).collect()
     }
 }
 
@@ -142,20 +166,25 @@ pub async fn renew_tokens(
                 continue;
             }
             let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS_DEFAULT);
-            match request(client, pod, &account, source.audience.as_deref(), seconds).await {
+            let asked = request(client, pod, &account, source.audience.as_deref(), seconds);
+            let answer = match tokens.contains_key(&key) {
+                true => tokio::time::timeout(TOKEN_WAIT, asked).await.unwrap_or_else(|_| Err("no answer".to_owned())),
+                false => asked.await,
+            };
+            match answer {
                 Ok(value) => {
                     let renew_at = now.plus(Duration::from_secs(seconds.max(60) as u64 * 4 / 5));
                     tokens.insert(key, Token { value, renew_at });
                 }
                 // An old token is better than none, as long as it lives.
                 Err(error) if tokens.contains_key(&key) => {
-                    tracing::warn!(pod = %pod.full_name(), %error, "will ask for a token again")
+                    tracing::debug!(pod = %pod.full_name(), %error, "will ask for a token again");
                 }
                 Err(error) => return Err(format!("failed to fetch token: {error}")),
             }
         }
     }
-    Ok(tokens.values().map(|token| token.renew_at.max(now.plus(Duration::from_secs(60)))).min())
+    Ok(tokens.values().map(|token| token.renew_at.max(now.plus(TOKEN_RETRY))).min())
 }
 
 async fn request(

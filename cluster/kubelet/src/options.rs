@@ -53,6 +53,10 @@ pub struct Options {
     pub runtime_version: String,
     /// A folder of manifests run without an API server; `None` looks nowhere.
     pub static_pods: Option<PathBuf>,
+    /// Where the node remembers its pods, to start them without a server; `None` where the server is in this process.
+    pub checkpoints: Option<PathBuf>,
+    /// Encrypts what it remembers.
+    pub checkpoint_key: Option<crate::checkpoint::Key>,
 }
 
 /// The kubelet's server certificate and the CA its clients' certificates must come from, all DER.
@@ -161,6 +165,8 @@ impl Options {
             machine: Machine::default(),
             runtime_version: "skerry://0.1.0".to_owned(),
             static_pods: None,
+            checkpoints: None,
+            checkpoint_key: None,
         }
     }
 }

@@ -22,6 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use runtime::{ContainerState, Runtime, SandboxStatus};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::checkpoint::Checkpoints;
 use crate::events::Events;
 use crate::make::GRACE_ANNOTATION;
 use crate::make::network::Resolver;
@@ -29,7 +30,7 @@ use crate::node::{self, Health};
 use crate::objects::Objects;
 use crate::pod::PodInfo;
 use crate::tasks::{Owner, Tasks};
-use crate::worker::{self, Handle, Node, Update};
+use crate::worker::{self, Handle, Node, Origin, Update};
 use crate::{Options, image, logs, server};
 
 /// How often the Lease is renewed: as upstream, a quarter of its life.
@@ -45,6 +46,10 @@ const STATUS_LOOK: Duration = Duration::from_secs(10);
 pub const STATUS_EVERY: Duration = Duration::from_secs(300);
 /// How often the list of pods is compared although nothing was heard.
 const RESYNC: Duration = Duration::from_secs(300);
+/// How long the server is waited for before pods are started from memory.
+const RECALL_AFTER: Duration = Duration::from_secs(2);
+/// Services that change together are remembered together.
+const SERVICES_REST: Duration = Duration::from_secs(5);
 /// How often logs are measured.
 const LOGS_EVERY: Duration = Duration::from_secs(30);
 /// How often images are looked through.
@@ -107,6 +112,7 @@ pub async fn run(
     let client = Client::new(door.clone());
     let (events, writer) = Events::new(client.clone(), clock.clone(), rng.fork(), &options.node_name);
     tasks.spawn(writer);
+    let checkpoints = remembered(&options).await.map(Arc::new);
     let services = open::<Service>(&tasks, &door, "");
     let resolver = Resolver::parse(&std::fs::read_to_string(&options.resolv_conf).unwrap_or_default());
     let node = Arc::new(Node {
@@ -121,6 +127,7 @@ pub async fn run(
         events,
         resolver,
         tasks: tasks.clone(),
+        checkpoints,
     });
     let pods: Pods = Arc::default();
     if let Some(listener) = listener {
@@ -130,6 +137,7 @@ pub async fn run(
     tasks.spawn(keep_node(node.clone(), images_changed.clone()));
     let orphans = Arc::new(Notify::new());
     tasks.spawn(tell_changes(node.clone(), pods.clone(), orphans.clone()));
+    tasks.spawn(keep_services(node.clone()));
     tasks.spawn(keep_logs(node.clone()));
     tasks.spawn(keep_images(node.clone(), images_changed));
     follow_pods(&node, &pods, &door, &orphans).await;
@@ -145,14 +153,78 @@ fn open<T: Kind>(tasks: &Tasks, door: &Arc<dyn Door>, field_selector: &str) -> A
     cache
 }
 
+/// What the node remembers; a node whose memory cannot be opened runs without.
+async fn remembered(options: &Options) -> Option<Checkpoints> {
+    let (folder, key) = (options.checkpoints.clone()?, options.checkpoint_key.clone());
+    let opened = tokio::task::spawn_blocking(move || Checkpoints::open(&folder, key)).await.ok()?;
+    opened.inspect_err(|error| tracing::error!(error = %chain(error), "this node will not remember its pods")).ok()
+}
+
+/// Where the server is not heard in time, lets the caches hold what is remembered.
+async fn recall(node: &Node, pods: &Cache) {
+    let Some(checkpoints) = &node.checkpoints else { return };
+    if tokio::time::timeout(RECALL_AFTER, pods.wait_synced()).await.is_ok() {
+        return;
+    }
+    let services: Vec<bytes::Bytes> = checkpoints.services().iter().map(|service| service.to_string().into()).collect();
+    let recalled = checkpoints.recalled();
+    tracing::warn!(
+        pods = recalled.len(),
+        "the API server is not heard; pods are started from what this node remembers"
+    );
+    node.services.remember(&services);
+    let objects: Vec<_> = recalled.iter().filter_map(|known| serde_json::to_vec(&known.pod).ok()).collect();
+    pods.remember(&objects.into_iter().map(bytes::Bytes::from).collect::<Vec<_>>());
+}
+
+/// Forgets the pods that went while this node did not hear of it.
+async fn forget_others(node: &Node, cache: &Cache) {
+    let Some(checkpoints) = node.checkpoints.clone() else { return };
+    let listed = cache.entries(None).iter().map(|entry| entry.meta.uid.clone()).collect();
+    let retained = tokio::task::spawn_blocking(move || checkpoints.retain(&listed)).await;
+    if let Ok(Err(error)) = retained {
+        tracing::warn!(error = %chain(&error), "a pod that is gone is still remembered");
+    }
+}
+
+/// Remembers the Services, which pods find in their environment.
+async fn keep_services(node: Arc<Node>) {
+    let Some(checkpoints) = node.checkpoints.clone() else { return };
+    let mut changed = node.services.changed();
+    loop {
+        changed.borrow_and_update();
+        if node.services.is_heard() {
+            let entries = node.services.entries(None);
+            let services = entries.iter().filter_map(|entry| serde_json::from_slice(&entry.object).ok()).collect();
+            let checkpoints = checkpoints.clone();
+            let kept = tokio::task::spawn_blocking(move || checkpoints.keep_services(services)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(error = %chain(&error), "the Services are not remembered in their newest version");
+            }
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(SERVICES_REST).await;
+    }
+}
+
 async fn follow_pods(node: &Arc<Node>, pods: &Pods, door: &Arc<dyn Door>, orphans: &Notify) {
     let cache = open::<Pod>(&node.tasks, door, &format!("spec.nodeName={}", node.options.node_name));
+    recall(node, &cache).await;
     let mut changed = cache.changed();
     let mut revisions: BTreeMap<String, u64> = BTreeMap::new();
+    let mut was_heard = false;
     loop {
         changed.borrow_and_update();
         if cache.synced() {
             compare(node, pods, &cache, &mut revisions);
+        }
+        // What is remembered may lack a pod that runs: only the server knows who is nobody's.
+        if cache.is_heard() {
+            if !std::mem::replace(&mut was_heard, true) {
+                forget_others(node, &cache).await;
+            }
             adopt_orphans(node, pods, &cache).await;
         }
         tokio::select! {
@@ -167,6 +239,7 @@ async fn follow_pods(node: &Arc<Node>, pods: &Pods, door: &Arc<dyn Door>, orphan
 fn compare(node: &Arc<Node>, pods: &Pods, cache: &Cache, revisions: &mut BTreeMap<String, u64>) {
     let mut pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
     pods.retain(|_, handle| !handle.updates.is_closed());
+    let origin = if cache.is_heard() { Origin::Api } else { Origin::Memory };
     let mut listed = BTreeSet::new();
     for entry in cache.entries(None) {
         listed.insert(entry.meta.uid.clone());
@@ -182,7 +255,7 @@ fn compare(node: &Arc<Node>, pods: &Pods, cache: &Cache, revisions: &mut BTreeMa
         let info = Arc::new(info);
         match pods.get(&entry.meta.uid) {
             Some(handle) => drop(handle.updates.send_replace(Update::Pod(info))),
-            None => drop(pods.insert(entry.meta.uid.clone(), worker::start(node, info, false))),
+            None => drop(pods.insert(entry.meta.uid.clone(), worker::start(node, info, origin))),
         }
     }
     revisions.retain(|uid, _| listed.contains(uid));
@@ -211,7 +284,7 @@ fn start_orphans(node: &Arc<Node>, pods: &Pods, known: &BTreeSet<String>, sandbo
         }
         if let Some(info) = orphan(sandbox) {
             tracing::info!(pod = %info.full_name(), "a pod nobody knows is cleaned up");
-            pods.insert(uid.clone(), worker::start(node, Arc::new(info), true));
+            pods.insert(uid.clone(), worker::start(node, Arc::new(info), Origin::Nobody));
         }
     }
 }

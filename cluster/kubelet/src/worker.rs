@@ -27,12 +27,13 @@ use tokio::task::AbortHandle;
 
 use crate::Options;
 use crate::action::{self, Target};
+use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::events::Events;
 use crate::image::{self, Decision};
 use crate::lifecycle::Lifecycle;
 use crate::logs;
 use crate::make::{self, ConfigError, Source as _};
-use crate::objects::{Followed, Objects, Tokens, renew_tokens};
+use crate::objects::{Followed, Objects, Token, Tokens, renew_tokens};
 use crate::pod::{Member, PodInfo, Role, one_of_each_family};
 use crate::probe::{self, Rhythm, Track};
 use crate::status::{self, Facts};
@@ -50,6 +51,11 @@ const RESYNC: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(10);
 /// How long a container waits for the first list of Services.
 const SERVICES_WAIT: Duration = Duration::from_secs(5);
+/// How soon a status that was not taken is sent again, at first and at most.
+const SEND_PAUSE: Duration = Duration::from_secs(1);
+const SEND_PAUSE_MAX: Duration = Duration::from_secs(8);
+/// A token that was remembered may have run out, but first the pod is started with it.
+const TOKEN_REST: Duration = Duration::from_secs(1);
 /// The longest postStart hook.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
 
@@ -77,6 +83,8 @@ pub struct Node {
     pub pulls: Semaphore,
     /// Tasks that end with the kubelet.
     pub tasks: Tasks,
+    /// What the node remembers.
+    pub checkpoints: Option<Arc<Checkpoints>>,
 }
 
 impl Node {
@@ -97,6 +105,17 @@ pub enum Update {
     Pod(Arc<PodInfo>),
     /// It is gone.
     Gone,
+}
+
+/// How the node knows of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The API shows it.
+    Api,
+    /// The node remembers it, and the API was not heard yet.
+    Memory,
+    /// Something of it is still here, and nobody knows it: it is only cleaned up.
+    Nobody,
 }
 
 /// The way to a pod's loop.
@@ -130,12 +149,14 @@ enum Outcome {
     Probed(ContainerId, probe::Kind, bool, String),
     PullAged(String),
     StatusSent(Box<PodStatus>, bool),
+    Kept,
 }
 
 /// What tasks of one pod share.
 struct Gear {
     followed: Option<Followed>,
     tokens: Tokens,
+    recalled: Option<Arc<Checkpoint>>,
 }
 
 /// One pod's loop.
@@ -148,6 +169,12 @@ pub struct Worker {
     sent: PodStatus,
     sending: bool,
     send_again_at: Option<Monotonic>,
+    send_pause: Duration,
+    /// The API was not heard yet, so what it has of the status is not known.
+    unheard: bool,
+    /// Something changed that may have to be remembered.
+    to_keep: bool,
+    keeping: bool,
     refresh_at: Option<Monotonic>,
     probes: BTreeMap<(ContainerId, probe::Kind), AbortHandle>,
     messages: BTreeMap<ContainerId, Option<String>>,
@@ -159,13 +186,13 @@ pub struct Worker {
     shown: watch::Sender<Arc<PodInfo>>,
 }
 
-/// Makes a pod's loop; `gone` pods are only cleaned up.
-pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, gone: bool) -> Handle {
+/// Makes a pod's loop.
+pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, origin: Origin) -> Handle {
     let (updates, listen) = watch::channel(Update::Pod(pod.clone()));
     let (shown, shows) = watch::channel(pod.clone());
     let (outcomes, heard) = mpsc::unbounded_channel();
     let changed = Arc::new(Notify::new());
-    let mut memory = Memory { object_gone: gone, ..Memory::default() };
+    let mut memory = Memory { object_gone: origin == Origin::Nobody, ..Memory::default() };
     if let Some(name) = make::security::forbidden_sysctl(&pod).filter(|_| !pod.ended()) {
         let message = format!("forbidden sysctl: \"{name}\" not allowlisted");
         node.events
@@ -177,9 +204,13 @@ pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, gone: bool) -> Handle {
         sent: pod.pod.status.clone().unwrap_or_default(),
         pod: (*pod).clone(),
         memory,
-        gear: Arc::new(Mutex::new(Gear { followed: None, tokens: Tokens::new() })),
+        gear: Arc::new(Mutex::new(gear(node, &pod, origin))),
         sending: false,
         send_again_at: None,
+        send_pause: SEND_PAUSE,
+        unheard: origin == Origin::Memory,
+        to_keep: false,
+        keeping: false,
         refresh_at: None,
         probes: BTreeMap::new(),
         messages: BTreeMap::new(),
@@ -192,6 +223,18 @@ pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, gone: bool) -> Handle {
     };
     node.tasks.spawn(worker.run(listen));
     Handle { updates, changed, shown: shows }
+}
+
+/// With what the node remembers of the pod, while it knows nothing better.
+fn gear(node: &Node, pod: &PodInfo, origin: Origin) -> Gear {
+    let recalled = node.checkpoints.as_ref().filter(|_| origin == Origin::Memory);
+    let recalled = recalled.and_then(|checkpoints| checkpoints.recall(&pod.uid));
+    let renew_at = node.clock.monotonic().plus(TOKEN_REST);
+    let token = |(volume, path, value): &(String, String, String)| {
+        ((volume.clone(), path.clone()), Token { value: value.clone(), renew_at })
+    };
+    let tokens = recalled.iter().flat_map(|checkpoint| &checkpoint.tokens).map(token).collect();
+    Gear { followed: None, tokens, recalled }
 }
 
 impl Worker {
@@ -228,6 +271,13 @@ impl Worker {
         };
         let mut next = (*pod).clone();
         let theirs = next.pod.status.take().unwrap_or_default();
+        if std::mem::take(&mut self.unheard) {
+            self.sent = theirs.clone();
+            self.send_again_at = None;
+            let gear = self.gear.clone();
+            self.node.tasks.spawn(async move { gear.lock().await.recalled = None });
+        }
+        self.to_keep = true;
         let ours = self.pod.pod.status.take().unwrap_or_default();
         let labels_changed = next.pod.metadata.labels != self.pod.pod.metadata.labels
             || next.pod.metadata.annotations != self.pod.pod.metadata.annotations;
@@ -258,6 +308,7 @@ impl Worker {
             }
         }
         self.sync_probes(&seen);
+        self.keep();
         let deleting = plan.actions.contains(&Action::DeleteObject);
         self.show(&seen, now, !deleting);
         for action in plan.actions {
@@ -278,6 +329,32 @@ impl Worker {
             }
         }
         wake_at
+    }
+
+    /// Remembers the pod if something of it changed, once it has all that it takes to start it again.
+    fn keep(&mut self) {
+        let Some(checkpoints) = self.node.checkpoints.clone() else { return };
+        let has_ended = self.memory.lifecycle == Lifecycle::Ended && self.pod.ended();
+        let may = (self.memory.volumes_ready || has_ended) && !self.memory.object_gone && !self.memory.object_deleted;
+        if !may || !self.to_keep || self.keeping {
+            return;
+        }
+        (self.to_keep, self.keeping) = (false, true);
+        let (pod, gear, outcomes) = (self.pod.pod.clone(), self.gear.clone(), self.outcomes.clone());
+        self.node.tasks.spawn(async move {
+            let checkpoint = {
+                let gear = gear.lock().await;
+                let objects = gear.followed.as_ref().map(Followed::objects).unwrap_or_default();
+                let tokens = gear.tokens.iter();
+                let tokens = tokens.map(|((volume, path), token)| (volume.clone(), path.clone(), token.value.clone()));
+                Checkpoint::new(pod, objects, tokens.collect())
+            };
+            let kept = tokio::task::spawn_blocking(move || checkpoints.keep(&checkpoint)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(error = %chain(&error), "a pod is not remembered in its newest version");
+            }
+            let _ = outcomes.send(Outcome::Kept);
+        });
     }
 
     async fn look(&mut self) -> Option<Observed> {
@@ -367,6 +444,7 @@ impl Worker {
                 match result {
                     Ok(renew_at) => {
                         self.memory.volumes_ready = true;
+                        self.to_keep = true;
                         self.memory.retry.remove(&Task::Volumes);
                         self.refresh_at = renew_at;
                     }
@@ -376,7 +454,10 @@ impl Worker {
                     }
                 }
             }
-            Outcome::Refreshed(renew_at) => self.refresh_at = renew_at,
+            Outcome::Refreshed(renew_at) => {
+                self.refresh_at = renew_at;
+                self.to_keep = true;
+            }
             Outcome::Sandbox(result) => {
                 self.memory.busy.remove(&Task::Sandbox);
                 match result {
@@ -415,12 +496,17 @@ impl Worker {
             Outcome::PullAged(name) => self.pull_aged(&name),
             Outcome::StatusSent(status, done) => {
                 self.sending = false;
+                // That it is over must be remembered.
+                self.to_keep |= self.pod.ended();
                 if done {
                     self.sent = *status;
+                    self.send_pause = SEND_PAUSE;
                 } else {
-                    self.send_again_at = Some(now.plus(Duration::from_secs(1)));
+                    self.send_again_at = Some(now.plus(self.send_pause));
+                    self.send_pause = (self.send_pause * 2).min(SEND_PAUSE_MAX);
                 }
             }
+            Outcome::Kept => self.keeping = false,
         }
     }
 
@@ -698,7 +784,8 @@ async fn prepare_volumes(
     gear: &Mutex<Gear>,
     changed: Arc<Notify>,
 ) -> Result<Option<Monotonic>, String> {
-    let followed = node.objects.follow(pod, changed).await;
+    let recalled = gear.lock().await.recalled.clone();
+    let followed = node.objects.follow(pod, changed, recalled.as_deref()).await;
     gear.lock().await.followed = Some(followed);
     fill_volumes(node, pod, gear).await
 }
@@ -848,7 +935,10 @@ async fn have_image(
             return Err(StartFailure::Pull { reason: "ImageInspectError", message });
         }
     };
-    match image::decide(member.container.image_pull_policy.as_deref(), &image, present) {
+    // It ran here with this image, and whoever cannot reach the server will hardly reach the registry.
+    let is_recalled = gear.lock().await.recalled.is_some();
+    let policy = member.container.image_pull_policy.as_deref();
+    match image::decide(if is_recalled && present { Some("IfNotPresent") } else { policy }, &image, present) {
         Decision::Use => {
             tell(
                 false,
@@ -1110,6 +1200,11 @@ async fn remove_container(runtime: &dyn Runtime, seen: &Observed, id: &Container
 }
 
 async fn forget(node: &Node, pod: &PodInfo, seen: &Observed) -> Result<(), String> {
+    if let Some(checkpoints) = node.checkpoints.clone() {
+        let uid = pod.uid.clone();
+        let forgotten = tokio::task::spawn_blocking(move || checkpoints.forget(&uid)).await;
+        forgotten.map_err(|error| error.to_string())?.map_err(|error| chain(&error).to_string())?;
+    }
     for sandbox in &seen.sandboxes {
         let failed = |error: RuntimeError| chain(&error).to_string();
         if sandbox.state == SandboxState::Ready {

@@ -17,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 use kubelet::Options;
 use runtime::fake::FakeRuntime;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// The clock of tokio, so that pausing one pauses the other.
 pub struct TokioClock(tokio::time::Instant);
@@ -31,9 +31,9 @@ impl Clock for TokioClock {
     }
 }
 
-/// Objects by path, and who watches.
+/// Objects by path, who watches, and whether the server cannot be reached.
 #[derive(Clone)]
-pub struct Api(Arc<Mutex<Store>>, broadcast::Sender<(EventKind, String, Value)>);
+pub struct Api(Arc<Mutex<Store>>, broadcast::Sender<(EventKind, String, Value)>, watch::Sender<bool>);
 
 #[derive(Default)]
 struct Store {
@@ -45,7 +45,19 @@ struct Store {
 
 impl Api {
     fn new() -> Api {
-        Api(Arc::default(), broadcast::channel(10_000).0)
+        Api(Arc::default(), broadcast::channel(10_000).0, watch::Sender::new(false))
+    }
+
+    /// Cuts the wire, or mends it.
+    pub fn cut(&self, cut: bool) {
+        self.2.send_replace(cut);
+    }
+
+    fn reach(&self) -> Result<(), DoorError> {
+        match *self.2.borrow() {
+            true => Err(DoorError::Unreachable { server: "the test's".to_owned(), source: "the wire is cut".into() }),
+            false => Ok(()),
+        }
     }
 
     pub fn put(&self, path: &str, mut object: Value) {
@@ -180,11 +192,14 @@ fn chosen(collection: &Collection, path: &str, object: &Value) -> bool {
 
 impl Door for Api {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Reply, DoorError>> {
-        let reply = self.answer(&call);
-        async move { Ok(reply) }.boxed()
+        let reply = self.reach().map(|()| self.answer(&call));
+        async move { reply }.boxed()
     }
 
     fn list(&self, collection: &Collection) -> BoxFuture<'static, Result<Listing, DoorError>> {
+        if let Err(error) = self.reach() {
+            return async move { Err(error) }.boxed();
+        }
         let store = self.0.lock().expect("a store");
         let found = store.objects.iter().filter(|(path, object)| chosen(collection, path, object));
         let items = found.map(|(_, object)| Item { object: Bytes::from(object.to_string()) }).collect();
@@ -197,6 +212,10 @@ impl Door for Api {
         collection: &Collection,
         resource_version: &str,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Event, DoorError>>, DoorError>> {
+        if let Err(error) = self.reach() {
+            return async move { Err(error) }.boxed();
+        }
+        let mut wire = self.2.subscribe();
         let store = self.0.lock().expect("a store");
         let from: u64 = resource_version.parse().expect("a revision");
         let old: Vec<_> = store.log.iter().filter(|(revision, ..)| *revision > from).cloned().collect();
@@ -210,6 +229,7 @@ impl Door for Api {
             let chosen = chosen(&collection, &path, &object);
             async move { chosen.then(|| Ok(Event { kind, object: Bytes::from(object.to_string()) })) }
         });
+        let events = events.take_until(async move { drop(wire.wait_for(|cut| *cut).await) });
         async move { Ok(events.boxed()) }.boxed()
     }
 }
@@ -244,6 +264,7 @@ impl World {
         let mut options = Options::new("n1", &self.dir.path().join("kubelet"), &self.dir.path().join("log"));
         options.addresses = vec!["192.168.1.2".parse().expect("an address")];
         options.machine.cpus = 2;
+        options.checkpoints = Some(self.dir.path().join("kubelet/checkpoints"));
         change(&mut options);
         let (api, runtime, clock) = (self.api.clone(), self.runtime.clone(), self.clock.clone());
         self.kubelet = Some(tokio::spawn(async move {
