@@ -301,7 +301,15 @@ mod tests {
 
     /// Node a is 192.168.7.2/24 on eth0 (2) and 10.9.0.2/16 on eth1 (3), which is down; wlan0 (4) is 192.168.7.99/24.
     fn planned(peers: &[Peer], routes: &[(RouteOwner, Route)]) -> Plan {
-        let link = |index, name: &str, up, mtu| Link { index, name: name.into(), mac: None, up, mtu };
+        let link = |index, name: &str, up, mtu| Link {
+            index,
+            name: name.into(),
+            mac: None,
+            up,
+            carrier: up,
+            carrier_changes: 0,
+            mtu,
+        };
         let links = [
             link(1, "lo", true, 65536),
             link(2, "eth0", true, 1450),

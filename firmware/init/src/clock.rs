@@ -25,6 +25,13 @@ pub fn raise(built: u64) -> Result<String, Error> {
     Ok(format!("raised by {} s to the last time we know of", floor - now))
 }
 
+/// Sets the clock forward by so many nanoseconds, or back.
+pub fn step(offset: i128) -> Result<(), Error> {
+    let time = sys::SystemClock.now().0 + offset;
+    let (seconds, nanos) = (time.div_euclid(1_000_000_000), time.rem_euclid(1_000_000_000));
+    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(seconds as i64, nanos as i64)).doing("set the clock")
+}
+
 /// Keeps the present time for the next start.
 pub fn remember() -> Result<(), Error> {
     sys::files::write_atomically(Path::new(FILE), format!("{}\n", seconds_now()).as_bytes(), 0o644)?;

@@ -14,6 +14,7 @@ const OPTION_MASK: u8 = 1;
 const OPTION_ROUTER: u8 = 3;
 const OPTION_DNS: u8 = 6;
 const OPTION_HOSTNAME: u8 = 12;
+const OPTION_NTP: u8 = 42;
 const OPTION_REQUESTED: u8 = 50;
 const OPTION_LEASE: u8 = 51;
 const OPTION_KIND: u8 = 53;
@@ -21,8 +22,8 @@ const OPTION_SERVER: u8 = 54;
 const OPTION_WANTED: u8 = 55;
 const OPTION_END: u8 = 255;
 
-/// Of a lease, no more name servers than the resolver asks.
-const DNS_MAX: usize = 3;
+/// Of a lease, no more name servers than the resolver asks, and as many that know the time.
+const SERVERS_MAX: usize = 3;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +60,25 @@ pub struct Lease {
     pub router: Option<Ipv4Addr>,
     /// Who resolves names.
     pub dns: Vec<Ipv4Addr>,
+    /// Who knows the time.
+    pub ntp: Vec<Ipv4Addr>,
     /// Who gave it.
     pub server: Ipv4Addr,
-    /// For how long.
+    /// For how long; 0 where nobody says.
     pub seconds: u32,
 }
 
-/// A message of ours: a Discover, or a Request for what `offer` offered.
-pub fn message(transaction: u32, mac: [u8; 6], hostname: &str, offer: Option<&Lease>) -> Vec<u8> {
+/// What we ask for.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask<'a> {
+    /// Any address; the one we had before is the dearest.
+    Any(Option<Ipv4Addr>),
+    /// The one that was offered.
+    This(&'a Lease),
+}
+
+/// A message of ours: a Discover, or a Request for what was offered.
+pub fn message(transaction: u32, mac: [u8; 6], hostname: &str, ask: Ask<'_>) -> Vec<u8> {
     let mut bytes = vec![0; FIXED_BYTES];
     bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
     bytes[4..8].copy_from_slice(&transaction.to_be_bytes());
@@ -78,14 +90,21 @@ pub fn message(transaction: u32, mac: [u8; 6], hostname: &str, offer: Option<&Le
         bytes.extend_from_slice(&[kind, value.len() as u8]);
         bytes.extend_from_slice(value);
     };
-    let kind = if offer.is_some() { Kind::Request } else { Kind::Discover };
-    option(OPTION_KIND, &[kind.number()]);
-    if let Some(offer) = offer {
-        option(OPTION_REQUESTED, &offer.address.octets());
-        option(OPTION_SERVER, &offer.server.octets());
+    match ask {
+        Ask::Any(before) => {
+            option(OPTION_KIND, &[Kind::Discover.number()]);
+            if let Some(address) = before {
+                option(OPTION_REQUESTED, &address.octets());
+            }
+        }
+        Ask::This(offer) => {
+            option(OPTION_KIND, &[Kind::Request.number()]);
+            option(OPTION_REQUESTED, &offer.address.octets());
+            option(OPTION_SERVER, &offer.server.octets());
+        }
     }
     option(OPTION_HOSTNAME, &hostname.as_bytes()[..hostname.len().min(63)]);
-    option(OPTION_WANTED, &[OPTION_MASK, OPTION_ROUTER, OPTION_DNS, OPTION_LEASE]);
+    option(OPTION_WANTED, &[OPTION_MASK, OPTION_ROUTER, OPTION_DNS, OPTION_NTP, OPTION_LEASE]);
     bytes.push(OPTION_END);
     bytes.resize(bytes.len().max(MESSAGE_BYTES_MIN), 0);
     bytes
@@ -98,10 +117,16 @@ pub fn read(bytes: &[u8], transaction: u32, mac: [u8; 6]) -> Option<(Kind, Lease
     }
     let options = bytes.get(FIXED_BYTES..)?.strip_prefix(&COOKIE)?;
     let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
-    let (mut kind, mut lease) = (
-        None,
-        Lease { address: address(16)?, prefix: 24, router: None, dns: Vec::new(), server: address(20)?, seconds: 0 },
-    );
+    let mut kind = None;
+    let mut lease = Lease {
+        address: address(16)?,
+        prefix: 24,
+        router: None,
+        dns: Vec::new(),
+        ntp: Vec::new(),
+        server: address(20)?,
+        seconds: 0,
+    };
     for (option, value) in split(options) {
         match option {
             OPTION_KIND => {
@@ -110,7 +135,8 @@ pub fn read(bytes: &[u8], transaction: u32, mac: [u8; 6]) -> Option<(Kind, Lease
             }
             OPTION_MASK => lease.prefix = u32::from_be_bytes(value.try_into().ok()?).leading_ones() as u8,
             OPTION_ROUTER => lease.router = addresses(value).next(),
-            OPTION_DNS => lease.dns = addresses(value).take(DNS_MAX).collect(),
+            OPTION_DNS => lease.dns = addresses(value).take(SERVERS_MAX).collect(),
+            OPTION_NTP => lease.ntp = addresses(value).take(SERVERS_MAX).collect(),
             OPTION_SERVER => lease.server = addresses(value).next()?,
             OPTION_LEASE => lease.seconds = u32::from_be_bytes(value.try_into().ok()?),
             _ => {}
@@ -150,7 +176,7 @@ mod tests {
 
     /// An answer as QEMU's own server gives it.
     fn answer(kind: u8) -> Vec<u8> {
-        let mut bytes = message(7, MAC, "skerry", None);
+        let mut bytes = message(7, MAC, "skerry", Ask::Any(None));
         bytes.truncate(FIXED_BYTES);
         bytes[0] = 2;
         bytes[16..20].copy_from_slice(&[10, 0, 2, 15]);
@@ -174,7 +200,7 @@ mod tests {
     fn somebody_elses_answer_is_not_ours() {
         assert_eq!(read(&answer(5), 8, MAC), None);
         assert_eq!(read(&answer(5), 7, [0; 6]), None);
-        assert_eq!(read(&message(7, MAC, "skerry", None), 7, MAC), None);
+        assert_eq!(read(&message(7, MAC, "skerry", Ask::Any(None)), 7, MAC), None);
     }
 
     #[test]
@@ -186,9 +212,15 @@ mod tests {
     }
 
     #[test]
+    fn the_address_we_had_is_the_dearest() {
+        let bytes = message(7, MAC, "skerry", Ask::Any(Some(Ipv4Addr::new(10, 0, 2, 9))));
+        assert!(split(&bytes[FIXED_BYTES + 4..]).contains(&(OPTION_REQUESTED, &[10, 0, 2, 9][..])));
+    }
+
+    #[test]
     fn a_request_names_address_and_server() {
         let (_, lease) = read(&answer(2), 7, MAC).unwrap();
-        let bytes = message(7, MAC, "skerry", Some(&lease));
+        let bytes = message(7, MAC, "skerry", Ask::This(&lease));
         let options = split(&bytes[FIXED_BYTES + 4..]);
         assert!(options.contains(&(OPTION_KIND, &[3][..])));
         assert!(options.contains(&(OPTION_REQUESTED, &[10, 0, 2, 15][..])));

@@ -17,8 +17,8 @@ use sys::mapper::{self, Verity};
 
 use crate::console;
 use crate::disk::{self, Disk};
+use crate::facts::{Facts, of_command_line};
 use crate::phase::{Doing, Error, Phase, run_all};
-use crate::settings::{Facts, of_command_line};
 use crate::watchdog::{EARLY_S, Watchdog};
 
 /// Says what the root is and where it lies; only the initramfs has it.

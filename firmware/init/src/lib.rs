@@ -12,18 +12,21 @@
 //! Not here: Kubernetes (a service like any other), updates, what is in the image (`image`).
 #![forbid(unsafe_code)]
 
+pub mod card;
 pub mod clock;
 pub mod console;
 pub mod data;
 pub mod dhcp;
 pub mod disk;
 pub mod early;
+pub mod facts;
+pub mod lease;
 pub mod modprobe;
 pub mod network;
+pub mod ntp;
 pub mod phase;
 pub mod power;
 pub mod root;
-pub mod settings;
 pub mod supervise;
 pub mod trial;
 pub mod watchdog;

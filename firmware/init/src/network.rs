@@ -1,39 +1,32 @@
-//! The machine's own network: loopback, and one wired link with an address from DHCP or from the settings.
+//! The machine's own network: loopback, and wired links with addresses from DHCP or from the settings, for ever.
 //!
-//! Start at [`up`]; [`renew`] keeps a lease.
+//! Start at [`plans`], what each link is to have, and [`Keeper::run`], which gives it that and never gives up: what it does
+//! next is decided in `lease.rs`. The board does not wait for it: services start without a network too.
 //!
 //! Not here: pods' links (the cluster's), wireless.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use base::{Clock, chain};
 use nix::sys::socket::{setsockopt, sockopt};
+use settings::Settings;
 use sys::net::link::{Link, Links, Net, Route};
 
-use crate::dhcp::{Kind, Lease, message, read};
+use crate::dhcp::{Ask, Kind, Lease, message, read};
+use crate::lease::{Seen, State, Step, answered, step, told};
 use crate::phase::{Doing, Error};
-use crate::settings::Facts;
 
-/// USB network chips take seconds to appear.
-const LINK_WITHIN: Duration = Duration::from_secs(20);
-/// Links take seconds to come up, and servers a moment to answer.
-const LEASE_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-const RESOLV_CONF: &str = "/run/resolv.conf";
-
-/// What the machine's network is.
-#[derive(Clone, Debug)]
-pub struct Network {
-    /// The link's name.
-    pub link: String,
-    /// The lease, where it has one that ends.
-    pub lease: Option<Lease>,
-}
+/// A link that is not ready to send yet is asked again after this.
+const NOT_READY: Duration = Duration::from_millis(100);
+/// A server that does not say for how long gives this.
+const USUAL_SECONDS: u32 = 3600;
 
 /// Switches loopback on.
 pub fn loopback() -> Result<String, Error> {
@@ -44,79 +37,229 @@ pub fn loopback() -> Result<String, Error> {
     Ok("lo is up".into())
 }
 
-/// Brings the first wired link up. `settings` may say `address` (with prefix), `gateway`, `dns`; otherwise DHCP does.
-pub fn up(settings: &Facts, hostname: &str) -> Result<(Network, String), Error> {
-    let mut links = Links::open().doing("open the kernel's links")?;
-    let link = wait_for_link(&mut links, settings.get("link"))?;
-    links.up(link.index).doing(format_args!("switch {} on", link.name))?;
-    let (lease, how) = match settings.get("address") {
-        Some(address) => (fixed(settings, address)?, "from the settings"),
-        None => (ask(&link, hostname)?, "by DHCP"),
-    };
-    apply(&mut links, &link, &lease)?;
-    let told = format!("{} is {}/{} {how}", link.name, lease.address, lease.prefix);
-    let lease = (lease.seconds > 0).then_some(lease);
-    Ok((Network { link: link.name, lease }, told))
+/// What a link is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its name; the first wired one that nobody else has where there is none.
+    pub link: Option<String>,
+    /// Names that are other plans'.
+    pub not: Vec<String>,
+    /// Its own address; DHCP's where there is none.
+    pub fixed: Option<Lease>,
+    /// Who resolves names, whatever DHCP says.
+    pub dns: Vec<Ipv4Addr>,
+    /// Whether the way to other nets leads over it.
+    pub leads_out: bool,
 }
 
-/// Asks again for the address we have; the caller waits for half its time first.
-pub fn renew(network: &Network, hostname: &str) -> Result<Network, Error> {
-    let mut links = Links::open().doing("open the kernel's links")?;
-    let link = wait_for_link(&mut links, Some(&network.link))?;
-    let lease = ask(&link, hostname)?;
-    apply(&mut links, &link, &lease)?;
-    Ok(Network { link: link.name, lease: Some(lease) })
-}
-
-fn wait_for_link(links: &mut Links, wanted: Option<&str>) -> Result<Link, Error> {
-    let began = Instant::now();
-    loop {
-        let all = links.list().doing("list the kernel's links")?;
-        let found = all.into_iter().filter(|link| match wanted {
-            Some(name) => link.name == name,
-            None => link.name.starts_with("eth") || link.name.starts_with("en"),
+/// The links of the settings, the first one first. One default route is enough: that of the first link which has one.
+pub fn plans(settings: &Settings) -> Vec<Plan> {
+    let named: Vec<String> = settings.links.iter().filter_map(|network| network.link.clone()).collect();
+    let mut is_out = false;
+    let plan = |network: &settings::Network| {
+        let leads_out = !is_out && (network.address.is_none() || network.gateway.is_some());
+        is_out |= leads_out;
+        let fixed = network.address.map(|(address, prefix)| Lease {
+            address,
+            prefix,
+            router: network.gateway,
+            dns: network.dns.clone(),
+            ntp: Vec::new(),
+            server: Ipv4Addr::UNSPECIFIED,
+            seconds: 0,
         });
-        if let Some(link) = found.min_by_key(|link| link.index) {
-            return Ok(link);
+        let not = if network.link.is_none() { named.clone() } else { Vec::new() };
+        Plan { link: network.link.clone(), not, fixed, dns: network.dns.clone(), leads_out }
+    };
+    [&settings.network].into_iter().chain(&settings.links).map(plan).collect()
+}
+
+/// What was learnt on all links together.
+#[derive(Debug)]
+pub struct Learnt {
+    /// The resolver's file, written whenever it changes.
+    resolv_conf: PathBuf,
+    /// By plan: who resolves names, who knows the time.
+    servers: Mutex<Vec<(Vec<Ipv4Addr>, Vec<Ipv4Addr>)>>,
+}
+
+impl Learnt {
+    /// Nothing yet, of so many links.
+    pub fn new(resolv_conf: PathBuf, links: usize) -> Arc<Learnt> {
+        Arc::new(Learnt { resolv_conf, servers: Mutex::new(vec![Default::default(); links]) })
+    }
+
+    /// Who knows the time, as far as somebody told.
+    pub fn ntp(&self) -> Vec<Ipv4Addr> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.iter().flat_map(|(_, ntp)| ntp.clone()).collect()
+    }
+
+    fn learn(&self, index: usize, dns: Vec<Ipv4Addr>, ntp: Vec<Ipv4Addr>) -> Result<(), Error> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers[index] == (dns.clone(), ntp.clone()) && self.resolv_conf.exists() {
+            return Ok(());
         }
-        if began.elapsed() > LINK_WITHIN {
-            let what = wanted.unwrap_or("wired link (eth*, en*)");
-            return Err(Error::Wrong(format!("no {what} appeared within {} s", LINK_WITHIN.as_secs())));
-        }
-        sleep(LOOK_EVERY);
+        servers[index] = (dns, ntp);
+        let lines = servers.iter().flat_map(|(dns, _)| dns).map(|server| format!("nameserver {server}\n"));
+        sys::files::replace(&self.resolv_conf, lines.collect::<String>().as_bytes(), 0o644)?;
+        Ok(())
     }
 }
 
-fn fixed(settings: &Facts, address: &str) -> Result<Lease, Error> {
-    let wrong = |what: &str, value: &str| Error::Wrong(format!("the settings' {what} is {value:?}, which is none"));
-    let ip = |what: &str, value: &str| value.parse::<Ipv4Addr>().map_err(|_| wrong(what, value));
-    let (host, prefix) = address.split_once('/').unwrap_or((address, "24"));
-    let dns = settings.get("dns").unwrap_or_default().split_whitespace();
-    Ok(Lease {
-        address: ip("address", host)?,
-        prefix: prefix.parse().ok().filter(|prefix| *prefix <= 32).ok_or_else(|| wrong("address", address))?,
-        router: settings.get("gateway").map(|gateway| ip("gateway", gateway)).transpose()?,
-        dns: dns.map(|server| ip("dns", server)).collect::<Result<_, _>>()?,
-        server: Ipv4Addr::UNSPECIFIED,
-        seconds: 0,
-    })
+/// What a keeper tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The link has this address now.
+    Address {
+        /// The link.
+        link: String,
+        /// Its address.
+        net: Net,
+        /// From where it is.
+        by: &'static str,
+    },
+    /// Something to know, in a sentence.
+    Note(String),
 }
 
-fn ask(link: &Link, hostname: &str) -> Result<Lease, Error> {
+/// Gives one link its address for as long as the machine runs.
+#[derive(Debug)]
+pub struct Keeper {
+    /// What it is to have.
+    pub plan: Plan,
+    /// Its place among the plans.
+    pub index: usize,
+    /// What DHCP's server is told we are called.
+    pub hostname: String,
+    /// Where it notes what it learns.
+    pub learnt: Arc<Learnt>,
+}
+
+/// What a keeper knows of its link.
+struct Known {
+    state: State,
+    link: Option<Link>,
+    /// Its name, also once it is gone.
+    name: Option<String>,
+    had: Option<Ipv4Addr>,
+    told: Option<News>,
+}
+
+impl Keeper {
+    /// Never returns, unless `go_on` says so. It tells what changes.
+    pub fn run(&self, go_on: impl Fn() -> bool, mut tell: impl FnMut(News)) {
+        let began = Instant::now();
+        let mut known = Known { state: State::Absent, link: None, name: self.plan.link.clone(), had: None, told: None };
+        while go_on() {
+            if let Err(error) = self.turn(&mut known, began, &mut tell) {
+                tell_once(&mut known, News::Note(chain(&error).to_string()), &mut tell);
+                known.state = answered(known.state, None, 0, began.elapsed());
+                sleep(NOT_READY);
+            }
+        }
+    }
+
+    /// Looks once and does what is next.
+    fn turn(&self, known: &mut Known, began: Instant, tell: &mut impl FnMut(News)) -> Result<(), Error> {
+        let mut links = Links::open().doing("open the kernel's links")?;
+        known.link = self.look(&mut links, known)?;
+        known.name = known.link.as_ref().map(|link| link.name.clone()).or(known.name.take());
+        let seen =
+            known.link.as_ref().map(|link| Seen { carrier: link.carrier, carrier_changes: link.carrier_changes });
+        let (state, what) = step(known.state, seen, self.plan.fixed.is_some(), began.elapsed());
+        self.tell_move(known, state, tell);
+        match (what, known.link.clone()) {
+            (Step::Ask, Some(link)) => {
+                let granted = self.settle(&mut links, &link, known, tell)?;
+                let after = answered(known.state, granted, link.carrier_changes, began.elapsed());
+                self.tell_move(known, after, tell);
+            }
+            (Step::Wait(pause), _) => sleep(pause),
+            (Step::Ask, None) => sleep(NOT_READY),
+        }
+        Ok(())
+    }
+
+    fn tell_move(&self, known: &mut Known, after: State, tell: &mut impl FnMut(News)) {
+        if let Some(what) = told(known.state, after) {
+            let name = known.name.as_deref().unwrap_or("the wired link (eth*, en*)");
+            tell_once(known, News::Note(format!("{name} {what}")), tell);
+        }
+        known.state = after;
+    }
+
+    /// The link as the kernel has it now, switched on.
+    fn look(&self, links: &mut Links, known: &Known) -> Result<Option<Link>, Error> {
+        let link = match &known.link {
+            Some(link) => links.get(link.index).doing("look at a link")?.filter(|now| self.is_ours(now)),
+            None => {
+                let all = links.list().doing("list the kernel's links")?;
+                all.into_iter().filter(|link| self.is_ours(link)).min_by_key(|link| link.index)
+            }
+        };
+        let Some(link) = link else { return Ok(None) };
+        if link.up {
+            return Ok(Some(link));
+        }
+        links.up(link.index).doing(format_args!("switch {} on", link.name))?;
+        links.get(link.index).doing("look at a link")
+    }
+
+    fn is_ours(&self, link: &Link) -> bool {
+        match &self.plan.link {
+            Some(name) => link.name == *name,
+            None => {
+                (link.name.starts_with("eth") || link.name.starts_with("en")) && !self.plan.not.contains(&link.name)
+            }
+        }
+    }
+
+    /// Gets an address and gives it to the link; nothing where nobody answers.
+    fn settle(
+        &self,
+        links: &mut Links,
+        link: &Link,
+        known: &mut Known,
+        tell: &mut impl FnMut(News),
+    ) -> Result<Option<Option<u32>>, Error> {
+        let (lease, by) = match &self.plan.fixed {
+            Some(lease) => (lease.clone(), "from the settings"),
+            None => match ask(link, &self.hostname, known.had)? {
+                Some(lease) => (lease, "by DHCP"),
+                None => return Ok(None),
+            },
+        };
+        apply(links, link, &lease, self.plan.leads_out)?;
+        known.had = Some(lease.address);
+        let dns = if self.plan.dns.is_empty() { lease.dns.clone() } else { self.plan.dns.clone() };
+        self.learnt.learn(self.index, dns, lease.ntp.clone())?;
+        let net = Net { address: IpAddr::V4(lease.address), prefix: lease.prefix };
+        tell_once(known, News::Address { link: link.name.clone(), net, by }, tell);
+        let seconds = if lease.seconds == 0 { USUAL_SECONDS } else { lease.seconds };
+        Ok(Some((self.plan.fixed.is_none() && lease.seconds != u32::MAX).then_some(seconds)))
+    }
+}
+
+/// Tells what was not told last.
+fn tell_once(known: &mut Known, news: News, tell: &mut impl FnMut(News)) {
+    if known.told.as_ref() != Some(&news) {
+        known.told = Some(news.clone());
+        tell(news);
+    }
+}
+
+/// Asks once; nothing where nobody grants anything.
+fn ask(link: &Link, hostname: &str, had: Option<Ipv4Addr>) -> Result<Option<Lease>, Error> {
     let mac = link.mac.ok_or_else(|| Error::Wrong(format!("{} has no hardware address", link.name)))?;
     let socket = open_socket(&link.name).doing(format_args!("open a DHCP socket on {}", link.name))?;
-    let began = Instant::now();
-    let mut transaction = u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]);
-    while began.elapsed() < LEASE_WITHIN {
-        transaction = transaction.wrapping_add(began.elapsed().subsec_nanos() | 1);
-        let discover = message(transaction, mac, hostname, None);
-        let Some((Kind::Offer, offer)) = exchange(&socket, &discover, transaction, mac) else { continue };
-        let request = message(transaction, mac, hostname, Some(&offer));
-        if let Some((Kind::Ack, lease)) = exchange(&socket, &request, transaction, mac) {
-            return Ok(lease);
-        }
-    }
-    Err(Error::Wrong(format!("nobody on {} gave us an address within {} s", link.name, LEASE_WITHIN.as_secs())))
+    let moment = sys::SystemClock.monotonic().0 as u32;
+    let transaction = u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]).wrapping_add(moment);
+    let discover = message(transaction, mac, hostname, Ask::Any(had));
+    let Some((Kind::Offer, offer)) = exchange(&socket, &discover, transaction, mac) else { return Ok(None) };
+    let request = message(transaction, mac, hostname, Ask::This(&offer));
+    let answer = exchange(&socket, &request, transaction, mac);
+    Ok(answer.filter(|(kind, _)| *kind == Kind::Ack).map(|(_, lease)| lease))
 }
 
 fn open_socket(link: &str) -> io::Result<UdpSocket> {
@@ -130,7 +273,7 @@ fn open_socket(link: &str) -> io::Result<UdpSocket> {
 /// Sends and waits for an answer to it; nothing where none came in time. A link that is not up yet refuses to send.
 fn exchange(socket: &UdpSocket, bytes: &[u8], transaction: u32, mac: [u8; 6]) -> Option<(Kind, Lease)> {
     if socket.send_to(bytes, (Ipv4Addr::BROADCAST, 67)).is_err() {
-        sleep(Duration::from_millis(100));
+        sleep(NOT_READY);
         return None;
     }
     let began = Instant::now();
@@ -144,7 +287,8 @@ fn exchange(socket: &UdpSocket, bytes: &[u8], transaction: u32, mac: [u8; 6]) ->
     None
 }
 
-fn apply(links: &mut Links, link: &Link, lease: &Lease) -> Result<(), Error> {
+/// Gives the link this address and no other of its kind.
+fn apply(links: &mut Links, link: &Link, lease: &Lease, leads_out: bool) -> Result<(), Error> {
     let net = Net { address: IpAddr::V4(lease.address), prefix: lease.prefix };
     let doing = format!("give {} the address {net}", link.name);
     for (_, other) in links.addresses().doing(&doing)?.into_iter().filter(|(index, _)| *index == link.index) {
@@ -153,30 +297,66 @@ fn apply(links: &mut Links, link: &Link, lease: &Lease) -> Result<(), Error> {
         }
     }
     links.add_address(link.index, net).doing(&doing)?;
-    if let Some(router) = lease.router {
+    if let Some(router) = lease.router.filter(|_| leads_out) {
         let route = Route { to: None, via: Some(IpAddr::V4(router)), link: link.index, source: None };
         links.set_route(&route).doing(format_args!("set the default route by {router}"))?;
     }
-    let text: String = lease.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
-    fs::write(RESOLV_CONF, text).doing(format_args!("write {RESOLV_CONF}"))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_fixed_address_needs_no_server() {
-        let settings = Facts::parse("settings", "address 192.168.7.2/16\ngateway 192.168.1.1\ndns 9.9.9.9 1.1.1.1\n");
-        let lease = fixed(&settings, settings.get("address").unwrap()).unwrap();
-        assert_eq!((lease.address.to_string(), lease.prefix, lease.dns.len()), ("192.168.7.2".into(), 16, 2));
+    /// A row a plan: link, address or `dhcp`, whether it leads out.
+    fn check(text: &str, expected: &[(&str, &str, bool)]) {
+        let (settings, problems) = settings::read(text.as_bytes());
+        assert_eq!(problems, []);
+        let plans = plans(&settings);
+        let rows: Vec<(&str, String, bool)> = plans
+            .iter()
+            .map(|plan| {
+                let address = plan.fixed.as_ref().map_or("dhcp".to_owned(), |lease| lease.address.to_string());
+                (plan.link.as_deref().unwrap_or("*"), address, plan.leads_out)
+            })
+            .collect();
+        let rows: Vec<(&str, &str, bool)> =
+            rows.iter().map(|(link, address, out)| (*link, address.as_str(), *out)).collect();
+        assert_eq!(rows, expected);
     }
 
     #[test]
-    fn a_wrong_setting_is_named() {
-        let settings = Facts::parse("settings", "address 192.168.7\n");
-        let error = fixed(&settings, "192.168.7").unwrap_err();
-        assert_eq!(error.to_string(), "the settings' address is \"192.168.7\", which is none");
-        assert!(fixed(&settings, "192.168.7.1/40").is_err());
+    fn without_settings_the_first_link_asks() {
+        check("", &[("*", "dhcp", true)]);
+    }
+
+    #[test]
+    fn a_second_link_leads_out_only_where_the_first_does_not() {
+        check("[links.eth1]\naddress = \"10.0.0.2/24\"\n", &[("*", "dhcp", true), ("eth1", "10.0.0.2", false)]);
+        check("[links.eth1]\n", &[("*", "dhcp", true), ("eth1", "dhcp", false)]);
+        check("address = \"10.0.0.2/24\"\n[links.eth1]\n", &[("*", "10.0.0.2", false), ("eth1", "dhcp", true)]);
+    }
+
+    #[test]
+    fn a_link_that_has_a_name_is_not_the_first() {
+        let (settings, _) = settings::read(b"[links.eth0]\n");
+        let keeper = Keeper {
+            plan: plans(&settings).remove(0),
+            index: 0,
+            hostname: String::new(),
+            learnt: Learnt::new("/nowhere".into(), 1),
+        };
+        let link = |name: &str| Link {
+            index: 1,
+            name: name.to_owned(),
+            mac: None,
+            up: true,
+            carrier: true,
+            carrier_changes: 0,
+            mtu: 1500,
+        };
+        let ours: Vec<bool> =
+            ["eth0", "eth1", "enp0s3", "wlan0", "lo", "veth1"].map(|name| keeper.is_ours(&link(name))).into();
+        assert_eq!(ours, [false, true, true, false, false, false]);
     }
 }

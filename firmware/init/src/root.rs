@@ -4,24 +4,27 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::thread::sleep;
 use std::time::Duration;
 
 use base::chain;
 use nix::mount::{MsFlags, mount};
+use settings::Settings;
 use slots::Name;
 
 use crate::console::say;
 use crate::data::{self, DATA};
 use crate::disk::{Disk, read_table};
-use crate::network::{self, Network};
+use crate::facts::{Facts, Service, published, services};
+use crate::network::{self, Keeper, Learnt, News};
 use crate::phase::{Doing, Error, Phase, run_all};
 use crate::power;
-use crate::settings::{Facts, Service, published, services};
 use crate::supervise;
 use crate::watchdog::{BOOTING_S, GOING_DOWN_S, RUNNING_S, Watchdog};
-use crate::{clock, modprobe};
+use crate::{card, clock, modprobe};
 
 const BOARD: &str = "/etc/skerry/board";
 const SERVICES: &str = "/etc/skerry/services";
@@ -29,15 +32,21 @@ const PUBLISHED: &str = "/etc/skerry/published";
 /// A disk that fails now may answer after it was reset.
 const DATA_TRIES: usize = 3;
 const DATA_PAUSE: Duration = Duration::from_secs(2);
+/// A first address usually comes sooner: cables take three seconds to be noticed, and servers a moment to answer.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(10);
+const RESOLV_CONF: &str = "/run/resolv.conf";
+/// What keeps a link calls nothing deep.
+const LINK_STACK: usize = 256 << 10;
 
 /// What happens, in order.
 pub const PHASES: &[Phase<Machine>] = &[
     Phase { name: "mounts", must: true, run: mounts },
     Phase { name: "cgroups", must: false, run: cgroups },
-    Phase { name: "settings", must: false, run: settings },
+    Phase { name: "board", must: false, run: board },
     Phase { name: "drivers", must: false, run: drivers },
     Phase { name: "watchdog", must: false, run: watchdog },
     Phase { name: "data", must: false, run: open_data },
+    Phase { name: "settings", must: false, run: read_settings },
     Phase { name: "clock", must: false, run: raise_clock },
     Phase { name: "loopback", must: false, run: |_| network::loopback() },
     Phase { name: "network", must: false, run: network_up },
@@ -62,8 +71,12 @@ pub struct Machine {
     pub healthy: Option<String>,
     /// The watchdog, where there is one.
     pub watchdog: Option<Watchdog>,
-    /// The network, where it came up.
-    pub network: Option<Network>,
+    /// What a person said of it.
+    pub settings: Settings,
+    /// The date of the image, in seconds since 1970: no time is before it.
+    pub built: u64,
+    /// What its links learn.
+    pub learnt: Option<Arc<Learnt>>,
     board: Facts,
 }
 
@@ -146,20 +159,44 @@ fn cgroups(_: &mut Machine) -> Result<String, Error> {
     Ok(enabled.join(" "))
 }
 
-fn settings(machine: &mut Machine) -> Result<String, Error> {
-    let text = |path: &str| match fs::read_to_string(path) {
+fn board(machine: &mut Machine) -> Result<String, Error> {
+    machine.board = Facts::read(Path::new(BOARD))?;
+    machine.published = published(&text(PUBLISHED)?);
+    Ok(machine.board.must("name")?.to_owned())
+}
+
+/// The text of a file; one that is not there is empty.
+fn text(path: &str) -> Result<String, Error> {
+    match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         other => other.doing(format_args!("read {path}")),
-    };
-    machine.board = Facts::read(Path::new(BOARD))?;
-    machine.services = services(&text(SERVICES)?)?;
-    machine.published = published(&text(PUBLISHED)?);
-    machine.healthy = machine.board.get("healthy").map(str::to_owned);
-    machine.hostname = machine.board.get("hostname").unwrap_or("skerry").to_owned();
+    }
+}
+
+/// What a person wants of this board: read once the data partition is there, which keeps the last good settings.
+fn read_settings(machine: &mut Machine) -> Result<String, Error> {
+    let (settings, problems) = card::read(&disk(machine)?);
+    for problem in &problems {
+        say(format_args!("{problem}"));
+    }
+    card::hand_out(&settings)?;
+    let machine_id = fs::read_to_string("/run/machine-id").unwrap_or_default();
+    machine.hostname = card::hostname(&settings, machine.board.get("hostname").unwrap_or("skerry"), &machine_id);
     nix::unistd::sethostname(&machine.hostname).doing(format_args!("set the host name {}", machine.hostname))?;
+    let role = settings.role.word();
+    machine.services = services(&text(SERVICES)?, role, &card::values(&settings))?;
+    machine.healthy = machine.board.get(&format!("healthy_{role}")).map(str::to_owned);
+    machine.settings = settings;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").doing("read this boot's number")?;
-    let (name, count) = (machine.board.must("name")?, machine.services.len());
-    Ok(format!("{} on {name}, {count} services, boot {}", machine.hostname, boot.trim()))
+    let count = machine.services.len();
+    Ok(format!("{} is {role}, {count} services, boot {}", machine.hostname, boot.trim()))
+}
+
+fn disk(machine: &Machine) -> Result<Disk, Error> {
+    let name = machine.disk.display().to_string();
+    let table = read_table(&machine.disk).doing(format_args!("read the partition table of {name}"))?;
+    let table = table.ok_or_else(|| Error::Wrong(format!("{name} has no partition table")))?;
+    Ok(Disk { device: machine.disk.clone(), table })
 }
 
 fn drivers(machine: &mut Machine) -> Result<String, Error> {
@@ -183,11 +220,7 @@ fn watchdog(machine: &mut Machine) -> Result<String, Error> {
 }
 
 fn open_data(machine: &mut Machine) -> Result<String, Error> {
-    let name = machine.disk.display().to_string();
-    let table = read_table(&machine.disk).doing(format_args!("read the partition table of {name}"))?;
-    let table = table.ok_or_else(|| Error::Wrong(format!("{name} has no partition table")))?;
-    let disk = Disk { device: machine.disk.clone(), table };
-    let told = mount_data(&disk)?;
+    let told = mount_data(&disk(machine)?)?;
     machine.has_data = true;
     for folder in ["/data/init", "/data/log", "/data/var"] {
         let _read_only = fs::create_dir_all(folder);
@@ -227,11 +260,50 @@ fn machine_id() -> Result<(), Error> {
 }
 
 fn raise_clock(machine: &mut Machine) -> Result<String, Error> {
-    clock::raise(machine.board.number("built")?)
+    machine.built = machine.board.number("built")?;
+    clock::raise(machine.built)
 }
 
+/// Starts what keeps the links, and gives the first one a moment to get an address: most services like to have one.
 fn network_up(machine: &mut Machine) -> Result<String, Error> {
-    let (network, told) = network::up(&machine.board, &machine.hostname)?;
-    machine.network = Some(network);
-    Ok(told)
+    let plans = network::plans(&machine.settings);
+    let learnt = Learnt::new(RESOLV_CONF.into(), plans.len());
+    machine.learnt = Some(Arc::clone(&learnt));
+    let (tell, heard) = mpsc::channel();
+    for (index, plan) in plans.into_iter().enumerate() {
+        let keeper = Keeper { plan, index, hostname: machine.hostname.clone(), learnt: Arc::clone(&learnt) };
+        let tell = tell.clone();
+        let thread = std::thread::Builder::new().name(format!("link-{index}")).stack_size(LINK_STACK);
+        thread.spawn(move || keep_link(&keeper, &tell)).doing("start what keeps a link")?;
+    }
+    heard.recv_timeout(ADDRESS_WITHIN).map_err(|_| {
+        let waited = ADDRESS_WITHIN.as_secs();
+        Error::Wrong(format!(
+            "no address within {waited} s; it is asked on for. Is there a cable, and somebody who gives one?"
+        ))
+    })
+}
+
+/// Says what happens to a link; the first link's first address is what the phase waits for.
+fn keep_link(keeper: &Keeper, tell: &mpsc::Sender<String>) {
+    let mut is_awaited = keeper.index == 0;
+    loop {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            keeper.run(
+                || true,
+                |news| match news {
+                    News::Address { link, net, by } => {
+                        let what = format!("{link} is {net} {by}");
+                        // Nobody waits any more where it comes late.
+                        if !(std::mem::take(&mut is_awaited) && tell.send(what.clone()).is_ok()) {
+                            say(format_args!("{what}"));
+                        }
+                    }
+                    News::Note(what) => say(format_args!("{what}")),
+                },
+            );
+        }));
+        say(format_args!("keeping a link ended ({}) and begins anew", if ended.is_ok() { "?" } else { "a bug" }));
+        sleep(Duration::from_secs(1));
+    }
 }

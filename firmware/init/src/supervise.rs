@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::Clock;
 use keeper::Holder;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -27,17 +29,19 @@ use smol::channel::{Receiver, Sender, bounded};
 use smol::io::{AsyncBufReadExt, BufReader};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
+use sys::SystemClock;
 use sys::process::Exit;
 use sys::spawn::Spawn;
 
 use crate::console::say;
 use crate::data::DATA;
+use crate::facts::Service;
+use crate::network::Learnt;
 use crate::power::Down;
 use crate::root::Machine;
-use crate::settings::Service;
 use crate::trial::Verdict;
 use crate::watchdog::{RUNNING_S, Watchdog};
-use crate::{clock, network, trial};
+use crate::{clock, ntp, trial};
 
 /// The first pause before a program is started again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -60,8 +64,6 @@ const LAMENT_EVERY: Duration = Duration::from_secs(300);
 const PORT_EVERY: Duration = Duration::from_secs(2);
 /// As many as the kernel lets a process have by default.
 const DESCRIPTORS_MAX: u64 = 1 << 19;
-/// A lease of no length given is renewed so often.
-const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
 
 /// The pause after a program ran for `ran`, the last pause being `last`.
 pub fn pause_after(ran: Duration, last: Duration) -> Duration {
@@ -151,6 +153,7 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     } else {
         executor.spawn(lament()).detach();
     }
+    executor.spawn(keep_time(machine.settings.ntp.clone(), machine.learnt.clone(), machine.built)).detach();
     for (file, port) in machine.published.clone() {
         executor.spawn(publish(file, port)).detach();
     }
@@ -160,9 +163,6 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
     if let Some(healthy) = machine.healthy.clone() {
         executor.spawn(judge(healthy, machine.disk.clone(), machine.slot, Rc::clone(&orders))).detach();
-    }
-    if let Some(network) = machine.network.clone() {
-        executor.spawn(keep_lease(network, machine.hostname.clone())).detach();
     }
     smol::block_on(executor.run(watch(signals, family, heard, orders)))
 }
@@ -395,6 +395,42 @@ async fn listen_for_orders(orders: Rc<Orders>) {
     }
 }
 
+/// Asks those who know the time, for ever: those of the settings, or those that DHCP names.
+async fn keep_time(named: Vec<String>, learnt: Option<Arc<Learnt>>, built: u64) {
+    let (mut pause, mut last_said) = (Duration::ZERO, String::new());
+    loop {
+        let told = learnt.iter().flat_map(|learnt| learnt.ntp()).map(|server| server.to_string());
+        let servers: Vec<String> = if named.is_empty() { told.collect() } else { named.clone() };
+        let (answered, what) = smol::unblock(move || ask_time(&servers, built)).await;
+        // A clock that drifts is set again and again; only what is new is told.
+        if what != last_said {
+            let _silent = (!what.is_empty()).then(|| say(format_args!("{what}")));
+            last_said = what;
+        }
+        pause = ntp::next_pause(answered, pause);
+        Timer::after(pause).await;
+    }
+}
+
+/// Sets the clock by the first server that answers; tells whether one did, and what is worth telling.
+fn ask_time(servers: &[String], built: u64) -> (bool, String) {
+    let mut failed = String::new();
+    for server in servers {
+        match ntp::ask(server, &SystemClock) {
+            Ok(offset) if ntp::is_worth(SystemClock.now(), offset, built) => {
+                let seconds = offset / 1_000_000_000;
+                return match clock::step(offset) {
+                    Ok(()) => (true, format!("the clock is set by {seconds} s to the time of {server}")),
+                    Err(error) => (false, base::chain(&error).to_string()),
+                };
+            }
+            Ok(_) => return (true, String::new()),
+            Err(error) => failed = format!("{server} does not tell the time: {error}"),
+        }
+    }
+    (false, failed)
+}
+
 async fn remember_time() {
     loop {
         if let Err(error) = clock::remember() {
@@ -441,17 +477,6 @@ async fn confirm(healthy: &str, disk: &Path, slot: slots::Name) {
         Timer::after(PAUSE_MAX).await;
     }
     say(format_args!("slot {} is confirmed: {healthy} answers", slot.letter()));
-}
-
-async fn keep_lease(mut network: network::Network, hostname: String) {
-    while let Some(lease) = &network.lease {
-        Timer::after((Duration::from_secs(lease.seconds.into()) / 2).max(RENEW_AT_LEAST)).await;
-        let (before, name) = (network.clone(), hostname.clone());
-        match smol::unblock(move || network::renew(&before, &name)).await {
-            Ok(after) => network = after,
-            Err(error) => say(format_args!("the lease is not renewed: {}", base::chain(&error))),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ const FAT_SERIAL: &str = "5ce72e01";
 const SALT: &str = "736b657272792d766572697479";
 /// The API's address, which a healthy machine answers at.
 const HEALTHY: &str = "127.0.0.1:6443";
+/// The kubelet's, which a healthy node answers at.
+const HEALTHY_AGENT: &str = "127.0.0.1:10250";
 
 /// What was built.
 #[derive(Clone, Debug)]
@@ -187,9 +189,10 @@ fn root(
 
 /// What PID 1 keeps running.
 const SERVICES: &str = "\
-# name, environment, program, arguments
+# name, role where it is for one only, environment, program, arguments; [ ] where a setting says so
 keeper /sbin/skerry-init keeper --socket /run/keeper.sock --held
-server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443
+server role=server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443 [ --token-file {token_file} ] [ --node-ip {node_ip} ]
+agent role=agent SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry agent --data-dir /data/skerry --server {server} [ --token-file {token_file} ] [ --node-ip {node_ip} ]
 ";
 
 /// What is handed to whoever runs the machine.
@@ -200,7 +203,7 @@ const PUBLISHED: &str = "\
 
 fn board_facts(board: &Board) -> String {
     format!(
-        "name {}\nhostname skerry\nbuilt {EPOCH}\nhealthy {HEALTHY}\nwatchdog {}\nmodules {}\n",
+        "name {}\nhostname skerry\nbuilt {EPOCH}\nhealthy_server {HEALTHY}\nhealthy_agent {HEALTHY_AGENT}\nwatchdog {}\nmodules {}\n",
         board.name,
         watchdog_word(board),
         board.boot_modules.join(" "),
@@ -373,6 +376,8 @@ fn firmware(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked) 
     if !board.config_txt.is_empty() {
         fs::write(work.join("config.txt"), board.config_txt.trim_start()).doing("write config.txt")?;
     }
+    // For whoever looks into the card: everything that can be said, and nothing said.
+    fs::write(work.join(settings::FILE), settings::file(&settings::Settings::default())).doing("write the settings")?;
     let _absent = fs::remove_file(&paths.firmware);
     let blank = File::create(&paths.firmware).doing("make the firmware partition")?;
     blank.set_len(board.firmware_mib << 20).doing("make the firmware partition")?;

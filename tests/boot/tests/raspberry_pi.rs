@@ -81,7 +81,7 @@ fn check_firmware(image: &Image, firmware: &[&str], devicetree: &str, model: &st
     let inside = format!("{}@@{}", image.disk.display(), image.layout.part("firmware").at * SECTOR);
     let listed = run(tool("mdir").args(["-b", "-i", &inside, "::"])).unwrap();
     let names: BTreeSet<&str> = listed.lines().map(|line| line.trim_start_matches("::/")).collect();
-    let ours = ["boot.cmd", "boot.scr", "config.txt", "u-boot.bin", devicetree];
+    let ours = ["boot.cmd", "boot.scr", "config.txt", "skerry.toml", "u-boot.bin", devicetree];
     assert_eq!(names, firmware.iter().copied().chain(ours).collect());
     let folder = tempfile::tempdir().unwrap();
     run(tool("mcopy").args(["-i", &inside, "::*"]).arg(folder.path())).unwrap();

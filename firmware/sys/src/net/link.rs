@@ -26,6 +26,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -42,6 +43,7 @@ const NDA_LLADDR: u16 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const SCOPE_UNIVERSE: u8 = 0;
@@ -66,6 +68,10 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether there is somebody at the other end of the cable, as far as the driver can tell.
+    pub carrier: bool,
+    /// How often that changed since the link is there.
+    pub carrier_changes: u32,
     /// Its largest packet, in bytes.
     pub mtu: u32,
 }
@@ -143,6 +149,15 @@ impl Links {
     /// The link of this name.
     pub fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
         Ok(self.list()?.into_iter().find(|link| link.name == name))
+    }
+
+    /// The link of this index: cheaper than all of them.
+    pub fn get(&mut self, index: u32) -> io::Result<Option<Link>> {
+        match self.0.request(Message { kind: RTM_GETLINK, flags: 0, body: link_header(index, 0) }) {
+            Ok(answers) => Ok(answers.iter().find_map(|answer| read_link(&answer.body))),
+            Err(error) if names(&error, libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// An interface that leads nowhere, to hang addresses on. Being there already is no error.
@@ -372,12 +387,14 @@ fn native_u32(bytes: &[u8]) -> Option<u32> {
 fn read_link(body: &[u8]) -> Option<Link> {
     let index = native_u32(body.get(4..)?)?;
     let flags = native_u32(body.get(8..)?)?;
-    let mut link = Link { index, name: String::new(), mac: None, up: flags & IFF_UP != 0, mtu: 0 };
+    let (up, carrier) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
+    let mut link = Link { index, name: String::new(), mac: None, up, carrier, carrier_changes: 0, mtu: 0 };
     for (kind, payload) in attributes(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned(),
             IFLA_ADDRESS => link.mac = payload.try_into().ok(),
             IFLA_MTU => link.mtu = native_u32(payload)?,
+            IFLA_CARRIER_CHANGES => link.carrier_changes = native_u32(payload)?,
             _ => {}
         }
     }

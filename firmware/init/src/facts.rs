@@ -72,21 +72,30 @@ impl Service {
     }
 }
 
-/// The services of `/etc/skerry/services`: name, `NAME=value` words of the environment, program, arguments, one a line.
-pub fn services(text: &str) -> Result<Vec<Service>, Error> {
-    lines(text).map(service).collect()
+/// What a service's arguments may speak of, by name: `{name}` in `/etc/skerry/services`.
+pub type Values = BTreeMap<&'static str, String>;
+
+/// The services of `/etc/skerry/services` for a board of this role, one a line: name, `role=ROLE` where it is for one role
+/// only, `NAME=value` words of the environment, program, arguments. `{name}` is a value, and `[ ... ]` is left out where it
+/// speaks of one that is not there.
+pub fn services(text: &str, role: &str, values: &Values) -> Result<Vec<Service>, Error> {
+    lines(text).filter(|line| is_for(line, role)).map(|line| service(line, values)).collect()
 }
 
-fn service(line: &str) -> Result<Service, Error> {
+fn is_for(line: &str, role: &str) -> bool {
+    line.split_whitespace().find_map(|word| word.strip_prefix("role=")).is_none_or(|wanted| wanted == role)
+}
+
+fn service(line: &str, values: &Values) -> Result<Service, Error> {
     let mut words = line.split_whitespace();
     let name = words.next().unwrap_or_default().to_owned();
     let mut environment = Vec::new();
     for word in words.by_ref() {
         match word.split_once('=') {
             _ if word.starts_with('/') => {
-                let args = words.map(str::to_owned).collect();
-                return Ok(Service { name, program: word.into(), args, environment });
+                return Ok(Service { name, program: word.into(), args: arguments(words, values)?, environment });
             }
+            Some(("role", _)) => {}
             Some((variable, value)) => environment.push((variable.to_owned(), value.to_owned())),
             None => break,
         }
@@ -94,6 +103,34 @@ fn service(line: &str) -> Result<Service, Error> {
     Err(Error::Wrong(format!(
         "a service is a name, its environment, a program's full path and its arguments, not {line:?}"
     )))
+}
+
+/// Arguments with their values filled in.
+fn arguments<'a>(words: impl Iterator<Item = &'a str>, values: &Values) -> Result<Vec<String>, Error> {
+    let mut done = Vec::new();
+    let mut group: Option<Vec<Option<String>>> = None;
+    for word in words {
+        match (word, &mut group) {
+            ("[", None) => group = Some(Vec::new()),
+            ("]", Some(_)) => {
+                let whole: Option<Vec<String>> = group.take().unwrap_or_default().into_iter().collect();
+                done.extend(whole.unwrap_or_default());
+            }
+            (_, Some(group)) => group.push(filled(word, values)),
+            (_, None) => {
+                let lacks = || Error::Wrong(format!("a service's argument {word} speaks of what nobody said"));
+                done.push(filled(word, values).ok_or_else(lacks)?);
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// A word with its value filled in, where it is there.
+fn filled(word: &str, values: &Values) -> Option<String> {
+    let Some((before, rest)) = word.split_once('{') else { return Some(word.to_owned()) };
+    let (name, after) = rest.split_once('}')?;
+    Some(format!("{before}{}{after}", values.get(name)?))
 }
 
 /// The files to hand to whoever runs the machine: path, then the name of a virtio port.
@@ -132,9 +169,39 @@ mod tests {
         assert_eq!(facts.number("size").unwrap_err().to_string(), "/slot: size is \"x\", which is no number");
     }
 
+    /// The arguments of one service line, where `token` and `url` have values.
+    fn check(line: &str, expected: &str) {
+        let values = Values::from([("token", "/run/token".to_owned()), ("url", "https://a:1".to_owned())]);
+        let said = match services(&format!("name /bin/x {line}\n"), "agent", &values) {
+            Ok(found) => found[0].args.join(" "),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn arguments_are_filled_in() {
+        check("agent --server {url} --x=y", "agent --server https://a:1 --x=y");
+        check("a [ --token-file {token} ] b", "a --token-file /run/token b");
+        check("a [ --node-ip {ip} ] [ --token={token} ]", "a --token=/run/token");
+        check("a {ip}", "a service's argument {ip} speaks of what nobody said");
+    }
+
+    #[test]
+    fn a_service_may_be_for_one_role() {
+        let names = |role: &str| -> Vec<String> {
+            let text = "keeper /k\nserver role=server A=b /s\nagent role=agent /a\n";
+            services(text, role, &Values::new()).unwrap().into_iter().map(|service| service.name).collect()
+        };
+        assert_eq!(names("server"), ["keeper", "server"]);
+        assert_eq!(names("agent"), ["keeper", "agent"]);
+        assert_eq!(names("unclear"), ["keeper"]);
+    }
+
     #[test]
     fn a_service_has_a_name_and_a_full_path() {
-        let found = &services("server A=b=c /bin/skerry server --x=y\n").unwrap()[0];
+        let services = |text: &str| services(text, "server", &Values::new());
+        let found = &services("server role=server A=b=c /bin/skerry server --x=y\n").unwrap()[0];
         assert_eq!((found.name.as_str(), found.program.as_path()), ("server", Path::new("/bin/skerry")));
         assert_eq!(found.args, ["server", "--x=y"]);
         assert_eq!(found.environment, [("A".to_owned(), "b=c".to_owned())]);

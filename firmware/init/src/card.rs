@@ -1,0 +1,209 @@
+//! The settings that a person wrote on the boot partition, and the report of what is wrong with them beside them.
+//!
+//! Start at [`read`]; [`values`] is what services hear of them.
+//!
+//! Invariants:
+//! * the partition is mounted for a moment and read-only, and written only where the report changes;
+//! * where the partition cannot be read, the settings that were good last count, and a board without any starts no cluster
+//!   that nobody asked for.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use settings::{ERRORS_FILE, FILE, Problem, Role, Settings};
+
+use crate::disk::Disk;
+use crate::facts::Values;
+use crate::phase::{Doing, Error};
+
+/// Of the firmware partition.
+const PARTITION: usize = 1;
+/// Where it is mounted for a moment.
+const PLACE: &str = "/run/boot";
+/// The last good settings, on the data partition.
+const KEPT: &str = "/data/init/skerry.toml";
+/// What services are told by files: tokens do not belong on command lines.
+const FOLDER: &str = "/run/skerry";
+/// Of a machine-id, so many letters tell boards apart that nobody named.
+const LETTERS: usize = 6;
+
+/// Reads the settings and brings the report up to date. What cannot be done is a problem like any other.
+pub fn read(disk: &Disk) -> (Settings, Vec<Problem>) {
+    match with_card(disk, look) {
+        Ok((bytes, settings, problems)) => {
+            if problems.is_empty() {
+                keep(&bytes);
+            }
+            (settings, problems)
+        }
+        Err(error) => {
+            let (settings, what) = match fs::read(KEPT) {
+                Ok(bytes) => (settings::read(&bytes).0, "the last good ones count"),
+                Err(_) => (unclear(), "the board starts no cluster and joins none"),
+            };
+            let what = format!("the boot partition cannot be read, {what}: {}", base::chain(&error));
+            (settings, vec![Problem { line: 0, what }])
+        }
+    }
+}
+
+fn unclear() -> Settings {
+    Settings { role: Role::Unclear, ..Settings::default() }
+}
+
+/// Keeps good settings where they are needed should the card's first partition fail.
+fn keep(bytes: &[u8]) {
+    if fs::read(KEPT).ok().as_deref() != Some(bytes) {
+        let _no_data = sys::files::write_atomically(Path::new(KEPT), bytes, 0o600);
+    }
+}
+
+/// Does `work` in the mounted boot partition.
+fn with_card<T>(disk: &Disk, work: impl Fn(&Path) -> Result<T, Error>) -> Result<T, Error> {
+    let (device, place) = (disk.partition(PARTITION), Path::new(PLACE));
+    fs::create_dir_all(place).doing(format_args!("make {PLACE}"))?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some(&device), place, Some("vfat"), flags, Some("fmask=0077,dmask=0077"))
+        .doing(format_args!("mount the boot partition {}", device.display()))?;
+    let done = work(place);
+    let _busy = umount2(place, MntFlags::MNT_DETACH);
+    done
+}
+
+fn look(place: &Path) -> Result<(Vec<u8>, Settings, Vec<Problem>), Error> {
+    let bytes = bytes(&place.join(FILE))?;
+    let (settings, mut problems) = settings::read(&bytes);
+    let report = if problems.is_empty() { String::new() } else { settings::report(&problems) };
+    let path = place.join(ERRORS_FILE);
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    if before != report
+        && let Err(error) = write_report(place, &path, &report)
+    {
+        problems.push(Problem { line: 0, what: format!("{ERRORS_FILE} is not written: {}", base::chain(&error)) });
+    }
+    Ok((bytes, settings, problems))
+}
+
+/// The file as far as anybody reads it; none is an empty one.
+fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    let doing = format!("read {FILE}");
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.doing(&doing)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(settings::BYTES_MAX as u64 + 1).read_to_end(&mut bytes).doing(&doing)?;
+    Ok(bytes)
+}
+
+fn write_report(place: &Path, path: &Path, report: &str) -> Result<(), Error> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(None::<&str>, place, None::<&str>, flags | MsFlags::MS_SYNCHRONOUS, None::<&str>)
+        .doing("make the boot partition writable")?;
+    let written = match report {
+        "" => fs::remove_file(path),
+        report => fs::write(path, report),
+    };
+    let synced = File::open(place).and_then(|folder| folder.sync_all());
+    written.and(synced).doing(format_args!("write {}", path.display()))
+}
+
+/// The name of a board: its own, or one that tells agents apart that nobody named.
+pub fn hostname(settings: &Settings, usual: &str, machine_id: &str) -> String {
+    match (&settings.hostname, settings.role, machine_id.get(..LETTERS)) {
+        (Some(name), _, _) => name.clone(),
+        (None, Role::Agent, Some(letters)) => format!("{usual}-{letters}"),
+        _ => usual.to_owned(),
+    }
+}
+
+/// What services are told of the settings, secrets as the files they lie in.
+pub fn values(settings: &Settings) -> Values {
+    let mut values = Values::new();
+    let mut say = |name: &'static str, value: Option<String>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            values.insert(name, value);
+        }
+    };
+    let file = |name: &str| PathBuf::from(FOLDER).join(name).display().to_string();
+    say("server", settings.server.as_ref().map(ToString::to_string));
+    say("token_file", settings.token.as_ref().map(|_| file("token")));
+    say("keys_file", (!settings.trusted_keys.is_empty()).then(|| file("trusted-keys")));
+    say("node_ip", settings.node_ip.map(|ip| ip.to_string()));
+    let labels: Vec<String> = settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    say("labels", Some(labels.join(",")));
+    say("taints", Some(settings.taints.join(",")));
+    let mirrors =
+        settings.mirrors.iter().flat_map(|(registry, all)| all.iter().map(move |one| format!("{registry}={one}")));
+    say("mirrors", Some(mirrors.collect::<Vec<_>>().join(",")));
+    values
+}
+
+/// Writes the files that [`values`] names.
+pub fn hand_out(settings: &Settings) -> Result<(), Error> {
+    fs::create_dir_all(FOLDER).doing(format_args!("make {FOLDER}"))?;
+    let keys: String = settings.trusted_keys.iter().map(|key| format!("{key}\n")).collect();
+    for (name, text) in [("token", settings.token.clone().unwrap_or_default()), ("trusted-keys", keys)] {
+        if !text.is_empty() {
+            sys::files::replace(&Path::new(FOLDER).join(name), text.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings_of(text: &str) -> Settings {
+        let (settings, problems) = settings::read(text.as_bytes());
+        assert_eq!(problems, [], "{text}");
+        settings
+    }
+
+    #[test]
+    fn agents_that_nobody_named_differ() {
+        let name = |text: &str| hostname(&settings_of(text), "skerry", "0123456789abcdef");
+        assert_eq!(name(""), "skerry");
+        assert_eq!(name("server = \"a\"\n"), "skerry-012345");
+        assert_eq!(name("server = \"a\"\nhostname = \"b\"\n"), "b");
+        assert_eq!(hostname(&settings_of("server = \"a\"\n"), "skerry", ""), "skerry");
+    }
+
+    #[test]
+    fn services_hear_only_of_what_was_said() {
+        assert_eq!(values(&Settings::default()), Values::new());
+        let values = values(&settings_of(
+            "server = \"a\"\ntoken = \"abcdef.0123456789abcdef\"\nlabels = { a = \"b\", c = \"\" }\ntaints = [\"x:NoExecute\", \"y=z:NoSchedule\"]\n\
+             mirrors = { \"docker.io\" = [\"http://m:1\", \"http://n\"] }\nnode_ip = \"10.0.0.2\"\n",
+        ));
+        let expected = [
+            ("labels", "a=b,c="),
+            ("mirrors", "docker.io=http://m:1,docker.io=http://n"),
+            ("node_ip", "10.0.0.2"),
+            ("server", "https://a:6443"),
+            ("taints", "x:NoExecute,y=z:NoSchedule"),
+            ("token_file", "/run/skerry/token"),
+        ];
+        assert_eq!(values, expected.map(|(name, value)| (name, value.to_owned())).into());
+    }
+
+    /// What lies beside a file of this text after it was looked at, where `before` lay there.
+    fn check(text: Option<&str>, role: Role, has_problems: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(text) = text {
+            fs::write(folder.path().join(FILE), text).unwrap();
+        }
+        let (_, settings, problems) = look(folder.path()).unwrap();
+        assert_eq!((settings.role, !problems.is_empty()), (role, has_problems), "{problems:?}");
+    }
+
+    #[test]
+    fn a_card_without_settings_is_a_server() {
+        check(None, Role::Server, false);
+        check(Some(""), Role::Server, false);
+        check(Some("role = \"agent\"\nserver = \"a\"\r\n"), Role::Agent, false);
+    }
+}
