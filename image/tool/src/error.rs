@@ -24,6 +24,9 @@ pub enum Error {
     /// A board is missing or wrong.
     #[error(transparent)]
     Board(#[from] board::Error),
+    /// Nothing is written to this device.
+    #[error(transparent)]
+    Device(#[from] crate::device::Refusal),
     /// A module is unknown to the kernel's package.
     #[error("board {board}: {source}")]
     Module {

@@ -1,7 +1,7 @@
 //! From a board and artifacts to a bootable, reproducible disk; and from there to a running machine.
 //!
 //! Start at [`layout::plan`], which decides what lies where, and [`build::build`], which makes it so. [`up::up`] builds, boots
-//! in QEMU and waits.
+//! in QEMU and waits; [`flash::flash`] writes a card.
 //!
 //! Invariants:
 //! * the same sources, packages and board give the same bytes; nothing needs root rights but installing missing tools;
@@ -14,7 +14,9 @@
 pub mod build;
 pub mod cpio;
 pub mod cross;
+pub mod device;
 pub mod error;
+pub mod flash;
 pub mod host;
 pub mod layout;
 pub mod licences;

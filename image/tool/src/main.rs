@@ -3,15 +3,17 @@
 //! Start at [`Verb`]; each has one function in the library.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use base::chain;
 use clap::{Parser, Subcommand};
 use image::error::{Doing, Result, wrong};
+use image::flash::Said;
 use image::qemu::Way;
 use image::up::{Wanted, down, up};
-use image::{Tree, build, cross, host, packages, shell};
+use image::{Tree, build, cross, device, flash, host, packages, shell};
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -68,6 +70,8 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Writes an image to a card or a file, with the settings of one board, and reads it back
+    Flash(Box<Flash>),
     /// Shows the Debian packages in use, or renews them
     Lock {
         /// Pin what Debian has now
@@ -76,6 +80,72 @@ enum Verb {
     },
     /// Runs every test
     Verify,
+}
+
+#[derive(clap::Args)]
+struct Flash {
+    /// The board to build an image for
+    #[arg(long, required_unless_present = "image")]
+    board: Option<String>,
+    /// An image that is built already
+    #[arg(long, value_name = "FILE", conflicts_with = "board")]
+    image: Option<PathBuf>,
+    /// What to write to: a whole block device, a loop device, or a file
+    #[arg(long, value_name = "DEVICE")]
+    device: PathBuf,
+    /// A settings file for the board; what is said below wins over it
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// The board's name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// server or agent
+    #[arg(long)]
+    role: Option<String>,
+    /// For an agent: the address or name of the server
+    #[arg(long, value_name = "ADDRESS")]
+    server: Option<String>,
+    /// What lets a board into the cluster
+    #[arg(long, conflicts_with = "token_file")]
+    token: Option<String>,
+    /// A file with the token; made with a new one if it is not there, so that many cards get the same
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// dhcp, or the board's own address with the length of its net
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    address: Option<String>,
+    /// Who leads to other nets
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Option<String>,
+    /// Who resolves names
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Option<String>,
+    /// Who knows the time
+    #[arg(long, value_name = "NAME")]
+    ntp: Option<String>,
+    /// A folder with `skerry` and `skerry-init` for the board, instead of building them
+    #[arg(long, value_name = "FOLDER")]
+    binaries: Option<PathBuf>,
+    /// A folder of container images to put into the root
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+}
+
+impl Flash {
+    fn said(&self) -> Said {
+        let lines = [
+            ("hostname", &self.hostname),
+            ("role", &self.role),
+            ("server", &self.server),
+            ("token", &self.token),
+            ("address", &self.address),
+            ("gateway", &self.gateway),
+            ("dns", &self.dns),
+            ("ntp", &self.ntp),
+        ];
+        let lines = lines.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+        Said { file: self.settings.clone(), lines, token_file: self.token_file.clone() }
+    }
 }
 
 fn main() -> ExitCode {
@@ -91,6 +161,7 @@ fn main() -> ExitCode {
         Verb::Build { board, out, binaries, images, dry_run } => {
             build_one(&tree, &board, out, binaries, images, dry_run)
         }
+        Verb::Flash(wanted) => flash_one(&tree, &wanted),
         Verb::Lock { update } => lock(&tree, update),
         Verb::Verify => verify(&tree),
     };
@@ -128,6 +199,57 @@ fn build_one(
     };
     println!("{} (sha256 {})", disk.display(), packages::sha256(&disk)?);
     Ok(())
+}
+
+/// What cannot work is said before anything is built: the device, then the settings.
+fn flash_one(tree: &Tree, wanted: &Flash) -> Result<()> {
+    let device = device::look(&wanted.device)?;
+    // An image of no size fits everywhere: what else is wrong is wrong whatever the image.
+    device::refusal(&device, 0).map_or(Ok(()), Err)?;
+    let settings = flash::text(&wanted.said())?;
+    let image = match (&wanted.image, &wanted.board) {
+        (Some(image), _) => image.clone(),
+        (None, board) => {
+            let board = board::read(&tree.boards(), board.as_deref().unwrap_or_default())?;
+            host::prepare(tree)?;
+            let binaries = cross::build(tree, wanted.binaries.as_deref())?;
+            build::build(tree, &board, &binaries, wanted.images.as_deref())?.disk
+        }
+    };
+    let path = wanted.device.display();
+    if !device.model.is_empty() {
+        eprintln!("{path} is {}, {} MiB", device.model, device.bytes >> 20);
+    }
+    let mut bar = Bar::default();
+    flash::flash(&image, &wanted.device, settings.as_deref(), &tree.build.join("flash"), &mut |what, done, total| {
+        bar.show(what, done, total);
+    })?;
+    println!("{path} holds the image, read back and found right");
+    Ok(())
+}
+
+/// Progress for people: a line that moves on a terminal, one at every tenth elsewhere.
+#[derive(Default)]
+struct Bar {
+    shown: Option<(String, u64)>,
+}
+
+impl Bar {
+    fn show(&mut self, what: &str, done: u64, total: u64) {
+        let moves = std::io::stderr().is_terminal();
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
+        let now = (what.to_owned(), if moves { percent } else { percent / 10 });
+        if self.shown.as_ref() == Some(&now) {
+            return;
+        }
+        self.shown = Some(now);
+        let line = format!("{what:<30} {percent:3} %, {} of {} MiB", done >> 20, total >> 20);
+        match (moves, done == total) {
+            (true, false) => eprint!("\r{line}"),
+            (true, true) => eprintln!("\r{line}"),
+            (false, _) => eprintln!("{line}"),
+        }
+    }
 }
 
 fn lock(tree: &Tree, update: bool) -> Result<()> {

@@ -1,0 +1,463 @@
+//! Writing an image to a card, with the settings of one board, and reading it back.
+//!
+//! Start at [`flash`].
+//!
+//! Invariants:
+//! * what is refused is refused before the first byte is written ([`crate::device`]);
+//! * the beginning of the disk, with its partition table, is written last: a card pulled out midway is no card of ours;
+//! * what nobody will ever read is not written: of an empty slot only the part that says it is empty;
+//! * it is done once every byte was read back from the card, not from memory.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use settings::{Role, Settings};
+use slots::table::Table;
+use slots::{Contents, sector};
+
+use crate::device::{self, Kind};
+use crate::error::{Doing, Error, Result, wrong};
+use crate::host::folder;
+use crate::layout::SECTOR;
+use crate::shell::{EPOCH, run, tool};
+
+const MIB: u64 = 1 << 20;
+/// Written and read at once.
+const CHUNK: usize = 4 << 20;
+const FIRMWARE: usize = 0;
+const SLOTS: [usize; 2] = [1, 2];
+const DATA: usize = 3;
+
+/// A run of bytes to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// What it is.
+    pub name: &'static str,
+    /// Where it lies, on the card as in the image.
+    pub at: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What is told on the way: what is done, and how much of how much.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
+/// Writes `image` to `device` with `settings` (a file's text) on its boot partition, and reads it back; `work` is a folder for
+/// what is in between.
+pub fn flash(image: &Path, device: &Path, settings: Option<&str>, work: &Path, progress: Progress<'_>) -> Result<()> {
+    let pieces = pieces(image)?;
+    let needs = pieces.iter().map(|piece| piece.at + piece.bytes).max().unwrap_or(0);
+    let target = device::look(device)?;
+    if let Some(refusal) = device::refusal(&target, needs) {
+        return Err(Error::Device(refusal));
+    }
+    folder(work)?;
+    let firmware = work.join(format!("firmware-{}.fat", std::process::id()));
+    let made = firmware_with(image, &pieces, settings, &firmware);
+    let done = made.and_then(|()| {
+        let card = open(device, &target.kind, needs)?;
+        let card = Card { path: device, file: card, may_skip_zeros: target.kind != Kind::Disk };
+        card.write(image, &firmware, &pieces, progress)?;
+        card.verify(image, &firmware, &pieces, progress)
+    });
+    // It holds a secret.
+    let _absent = fs::remove_file(&firmware);
+    done
+}
+
+/// The pieces of an image, in the order to write them in: the beginning last.
+pub fn pieces(image: &Path) -> Result<Vec<Piece>> {
+    let mut file = File::open(image).doing(format_args!("open {}", image.display()))?;
+    let mut sector_at = |at: u64| -> Result<sector::Sector> {
+        let mut bytes = [0; sector::BYTES];
+        file.seek(SeekFrom::Start(at * SECTOR))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .doing(format_args!("read {}", image.display()))?;
+        Ok(bytes)
+    };
+    let no_image = || wrong(format_args!("{} is no image of ours: it has no partition table", image.display()));
+    let table = Table::decode(&sector_at(0)?).filter(|table| table.signature == crate::layout::SIGNATURE);
+    let table = table.ok_or_else(no_image)?;
+    let part = |index: usize| (u64::from(table.partitions[index].at), u64::from(table.partitions[index].sectors));
+    let piece = |name, (at, sectors): (u64, u64)| Piece { name, at: at * SECTOR, bytes: sectors * SECTOR };
+    let mut pieces = vec![piece("boot partition", part(FIRMWARE))];
+    for (name, index) in ["slot a", "slot b"].into_iter().zip(SLOTS) {
+        let (at, sectors) = part(index);
+        let contents = Contents::decode(&sector_at(at)?);
+        let used = contents.map_or(MIB / SECTOR, |contents| contents.hashes.at + contents.hashes.sectors);
+        pieces.push(piece(name, (at, used.min(sectors))));
+    }
+    pieces.push(piece("data partition", part(DATA)));
+    pieces.push(Piece { name: "partition table and ledger", at: 0, bytes: part(FIRMWARE).0 * SECTOR });
+    Ok(pieces)
+}
+
+/// The image's boot partition, with settings.
+fn firmware_with(image: &Path, pieces: &[Piece], settings: Option<&str>, into: &Path) -> Result<()> {
+    let piece = pieces[FIRMWARE];
+    let mut from = File::open(image).doing(format_args!("open {}", image.display()))?;
+    from.seek(SeekFrom::Start(piece.at)).doing(format_args!("read {}", image.display()))?;
+    let mut file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(into)
+        .doing(format_args!("make {}", into.display()))?;
+    let copied = std::io::copy(&mut from.take(piece.bytes), &mut file).doing("copy the boot partition")?;
+    if copied != piece.bytes {
+        return Err(wrong(format_args!("{} ends within its boot partition", image.display())));
+    }
+    let Some(text) = settings else { return Ok(()) };
+    let source = into.with_extension("toml");
+    fs::write(&source, text).doing("write the settings")?;
+    let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(EPOCH);
+    let dated = File::options().write(true).open(&source).and_then(|file| file.set_modified(epoch));
+    let put = dated.doing("date the settings").and_then(|()| {
+        let name = format!("::{}", settings::FILE);
+        run(tool("mcopy").args(["-m", "-o", "-i"]).arg(into).arg(&source).arg(name)).map(drop)
+    });
+    let _absent = fs::remove_file(&source);
+    put
+}
+
+/// Opens the card so that nobody else can mount it meanwhile. A file is made empty: what was in it is no part of the image.
+fn open(path: &Path, kind: &Kind, needs: u64) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    let doing = format!("open {} for writing", path.display());
+    if *kind == Kind::Disk {
+        return options.custom_flags(OFlag::O_EXCL.bits()).open(path).doing(doing);
+    }
+    let file = options.create(true).truncate(false).open(path).doing(&doing)?;
+    let length = file.metadata().doing(&doing)?.len().max(needs);
+    file.set_len(0).and_then(|()| file.set_len(length)).doing(format_args!("empty {}", path.display()))?;
+    Ok(file)
+}
+
+/// An open card.
+struct Card<'a> {
+    path: &'a Path,
+    file: File,
+    /// An emptied file reads as zeros where nothing was written.
+    may_skip_zeros: bool,
+}
+
+impl Card<'_> {
+    fn write(&self, image: &Path, firmware: &Path, pieces: &[Piece], progress: Progress<'_>) -> Result<()> {
+        let doing = format!("write {}", self.path.display());
+        each_chunk(image, firmware, pieces, "writing", progress, |at, bytes, _| {
+            if self.may_skip_zeros && bytes.iter().all(|byte| *byte == 0) {
+                return Ok(());
+            }
+            let mut file = &self.file;
+            file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).doing(&doing)
+        })?;
+        progress("letting it all reach the card", 0, 0);
+        self.file.sync_all().doing(&doing)
+    }
+
+    fn verify(&self, image: &Path, firmware: &Path, pieces: &[Piece], progress: Progress<'_>) -> Result<()> {
+        // What was written is in the machine's memory still: that is let go of, so that the card is asked.
+        let _asked_anyway = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let mut found = vec![0; CHUNK];
+        each_chunk(image, firmware, pieces, "reading back", progress, |at, bytes, piece| {
+            let found = &mut found[..bytes.len()];
+            let mut file = &self.file;
+            file.seek(SeekFrom::Start(at))
+                .and_then(|_| file.read_exact(found))
+                .doing(format_args!("read back {}", self.path.display()))?;
+            match bytes.iter().zip(&*found).position(|(wanted, found)| wanted != found) {
+                None => Ok(()),
+                Some(first) => Err(wrong(format_args!(
+                    "{} does not hold what was written: its {} differs at byte {}; the card is worn out or not of the size it says",
+                    self.path.display(),
+                    piece.name,
+                    at + first as u64
+                ))),
+            }
+        })
+    }
+}
+
+/// Calls `work` with each chunk of what the card is to hold, and where.
+fn each_chunk(
+    image: &Path,
+    firmware: &Path,
+    pieces: &[Piece],
+    what: &str,
+    progress: Progress<'_>,
+    mut work: impl FnMut(u64, &[u8], &Piece) -> Result<()>,
+) -> Result<()> {
+    let total: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+    let (mut done, mut buffer) = (0, vec![0; CHUNK]);
+    for (index, piece) in pieces.iter().enumerate() {
+        let (path, start) = if index == FIRMWARE { (firmware, 0) } else { (image, piece.at) };
+        let doing = format!("read {}", path.display());
+        let mut from = File::open(path).doing(&doing)?;
+        from.seek(SeekFrom::Start(start)).doing(&doing)?;
+        let mut left = piece.bytes;
+        while left > 0 {
+            let chunk = &mut buffer[..left.min(CHUNK as u64) as usize];
+            from.read_exact(chunk).doing(&doing)?;
+            work(piece.at + piece.bytes - left, chunk, piece)?;
+            left -= chunk.len() as u64;
+            done += chunk.len() as u64;
+            progress(what, done, total);
+        }
+    }
+    Ok(())
+}
+
+/// What is asked for beside or instead of a settings file.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// A settings file.
+    pub file: Option<PathBuf>,
+    /// Lines as they stand in one, which win over those of the file: name and value.
+    pub lines: Vec<(&'static str, String)>,
+    /// A file with the token, made with a new one where it is not there.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The text of the card's settings; nothing where nothing was said. What is wrong is refused: nobody corrects a card that was
+/// just made.
+pub fn text(said: &Said) -> Result<Option<String>> {
+    let given = match &said.file {
+        Some(path) => Some(fs::read(path).doing(format_args!("read {}", path.display()))?),
+        None => None,
+    };
+    let mut lines = said.lines.clone();
+    if let Some(path) = &said.token_file {
+        lines.push(("token", token(path)?));
+    }
+    if lines.is_empty() {
+        let Some(bytes) = given else { return Ok(None) };
+        checked(&bytes)?;
+        // As it is, with its comments.
+        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    let mut settings = given.map_or(Ok(Settings::default()), |bytes| checked(&bytes))?;
+    if lines.iter().any(|(name, _)| *name == "server") {
+        settings.role = Role::Agent;
+    }
+    for (name, value) in &lines {
+        settings::set(&mut settings, name, value).map_err(wrong)?;
+    }
+    if settings.role == Role::Agent && settings.token.is_none() {
+        return Err(wrong("an agent needs a token to join with: the server's (--token or --token-file)"));
+    }
+    let text = settings::file(&settings);
+    checked(text.as_bytes())?;
+    Ok(Some(text))
+}
+
+/// The token in a file, which is made with a new one where it is not there: so that many cards get the same.
+fn token(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).doing(format_args!("read {}", path.display())),
+    }
+    let token = new_token()?;
+    let file = File::options().create_new(true).write(true).mode(0o600).open(path);
+    file.and_then(|mut file| writeln!(file, "{token}")).doing(format_args!("make {}", path.display()))?;
+    Ok(token)
+}
+
+/// A token nobody can guess: 22 of 36 letters and digits.
+pub fn new_token() -> Result<String> {
+    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut random = File::open("/dev/urandom").doing("open /dev/urandom")?;
+    let (mut token, mut byte) = (String::new(), [0]);
+    while token.len() < 23 {
+        random.read_exact(&mut byte).doing("read /dev/urandom")?;
+        // All letters are as likely: 252 is seven times 36.
+        if byte[0] < 252 {
+            token.push(LETTERS[usize::from(byte[0]) % LETTERS.len()].into());
+        }
+        if token.len() == 6 {
+            token.push('.');
+        }
+    }
+    Ok(token)
+}
+
+fn checked(bytes: &[u8]) -> Result<Settings> {
+    let (settings, problems) = settings::read(bytes);
+    if problems.is_empty() {
+        return Ok(settings);
+    }
+    let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Err(wrong(format_args!("the settings are wrong:\n  {}", all.join("\n  "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slots::Extent;
+    use slots::table::Partition;
+
+    const TOKEN: &str = "abcdef.0123456789abcdef";
+
+    /// A small disk laid out as ours: 1 MiB a part, and a slot b that is empty.
+    fn image(folder: &Path) -> PathBuf {
+        let path = folder.join("disk.img");
+        let mut bytes: Vec<u8> = (0..5 * MIB).map(|at| (at / 4096 % 251) as u8).collect();
+        let part = |index: usize| Partition {
+            kind: 0x83,
+            boot: false,
+            at: ((index as u64 + 1) * MIB / SECTOR) as u32,
+            sectors: (MIB / SECTOR) as u32,
+        };
+        let table = Table { signature: crate::layout::SIGNATURE, partitions: [part(0), part(1), part(2), part(3)] };
+        let mut first = [0; sector::BYTES];
+        table.write(&mut first);
+        bytes[..sector::BYTES].copy_from_slice(&first);
+        let contents = Contents { hashes: Extent { at: 100, sectors: 28 }, ..Contents::default() };
+        let slot = 2 * MIB as usize;
+        bytes[slot..slot + sector::BYTES].copy_from_slice(&contents.encode());
+        bytes[slot + MIB as usize..slot + 2 * MIB as usize].fill(0);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn flash_to(image: &Path, device: &Path) -> Result<Vec<String>> {
+        let mut told = Vec::new();
+        flash(image, device, None, &image.with_file_name("work"), &mut |what, done, total| {
+            told.push(format!("{what} {}", if total == 0 { 0 } else { done * 100 / total }));
+        })?;
+        Ok(told)
+    }
+
+    #[test]
+    fn a_card_holds_what_the_image_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let card = folder.path().join("card");
+        fs::write(&card, vec![0xaa; 8 << 20]).unwrap();
+        let told = flash_to(&image, &card).unwrap();
+        assert!(
+            told.contains(&"writing 100".to_owned()) && told.last() == Some(&"reading back 100".to_owned()),
+            "{told:?}"
+        );
+        let (written, wanted) = (fs::read(&card).unwrap(), fs::read(&image).unwrap());
+        assert_eq!(written.len(), 8 << 20, "a file for a larger card stays one");
+        for piece in pieces(&image).unwrap() {
+            let range = piece.at as usize..(piece.at + piece.bytes) as usize;
+            assert!(written[range.clone()] == wanted[range], "{}", piece.name);
+        }
+    }
+
+    #[test]
+    fn the_beginning_is_written_last_and_only_what_is_read_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let pieces = pieces(&image(folder.path())).unwrap();
+        let rows: Vec<(&str, u64, u64)> = pieces.iter().map(|piece| (piece.name, piece.at, piece.bytes)).collect();
+        let expected = [
+            ("boot partition", MIB, MIB),
+            ("slot a", 2 * MIB, 128 * SECTOR),
+            ("slot b", 3 * MIB, MIB),
+            ("data partition", 4 * MIB, MIB),
+            ("partition table and ledger", 0, MIB),
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn a_card_that_lies_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let path = folder.path().join("card");
+        let (pieces, firmware) = (pieces(&image).unwrap(), folder.path().join("fat"));
+        firmware_with(&image, &pieces, None, &firmware).unwrap();
+        let card = Card { path: &path, file: open(&path, &Kind::New, 5 * MIB).unwrap(), may_skip_zeros: true };
+        card.write(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
+        card.verify(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(4 * MIB + 7)).and_then(|_| file.write_all(b"!")).unwrap();
+        let error = card.verify(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap_err().to_string();
+        assert!(error.contains("its data partition differs at byte 4194311"), "{error}");
+    }
+
+    #[test]
+    fn what_is_refused_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let small = folder.path().join("small");
+        fs::write(&small, "mine").unwrap();
+        let error = flash_to(&image, &small).unwrap_err().to_string();
+        assert_eq!(error, format!("{} holds 0 MiB, and the image needs 5", small.display()));
+        assert_eq!(fs::read(&small).unwrap(), b"mine");
+        let error = flash_to(&small, &folder.path().join("card")).unwrap_err().to_string();
+        assert!(error.starts_with("failed to read"), "{error}");
+        fs::write(&small, [0; 4096]).unwrap();
+        let error = flash_to(&small, &folder.path().join("card")).unwrap_err().to_string();
+        assert!(error.ends_with("small is no image of ours: it has no partition table"), "{error}");
+        assert!(!folder.path().join("card").exists());
+    }
+
+    fn check(file: Option<&str>, lines: &[(&'static str, &str)], expected: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        if let Some(text) = file {
+            fs::write(&path, text).unwrap();
+        }
+        let lines = lines.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let said = Said { file: file.map(|_| path), lines, token_file: None };
+        let said = match text(&said) {
+            Ok(None) => "nothing".to_owned(),
+            Ok(Some(text)) => {
+                let said = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+                said.collect::<Vec<_>>().join("; ")
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn settings_come_from_a_file_and_from_words() {
+        check(None, &[], "nothing");
+        check(Some("hostname = 'a' # mine\n"), &[], "hostname = 'a' # mine");
+        check(Some("ntp = ['a']\n"), &[("hostname", "b")], "hostname = \"b\"; role = \"server\"; ntp = [\"a\"]");
+        check(
+            None,
+            &[("server", "10.0.0.1"), ("token", TOKEN)],
+            &format!("role = \"agent\"; server = \"10.0.0.1\"; token = \"{TOKEN}\""),
+        );
+    }
+
+    #[test]
+    fn wrong_settings_are_not_written_to_a_card() {
+        check(
+            Some("hostnam = 'a'\n"),
+            &[],
+            "the settings are wrong:\n  skerry.toml:1: there is no setting hostnam; hostname is meant, perhaps",
+        );
+        check(
+            None,
+            &[("address", "1.2.3")],
+            "address is \"1.2.3\", which is no address: `dhcp` is, or one such as 192.168.1.20/24",
+        );
+        check(None, &[("server", "a")], "an agent needs a token to join with: the server's (--token or --token-file)");
+        check(
+            None,
+            &[("role", "agent"), ("token", TOKEN)],
+            "the settings are wrong:\n  skerry.toml:8: an agent needs a server, and none is named: the board starts no cluster and joins none",
+        );
+    }
+
+    #[test]
+    fn many_cards_share_the_token_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let first = token(&path).unwrap();
+        assert!(settings::check::token(&first).is_ok(), "{first}");
+        assert_eq!(token(&path).unwrap(), first);
+        assert_ne!(new_token().unwrap(), new_token().unwrap());
+    }
+}
