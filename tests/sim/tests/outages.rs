@@ -37,6 +37,7 @@ fn check(patience: Patience) -> u64 {
 #[test]
 fn the_pods_of_a_lost_node_are_replaced_within_a_minute() {
     let seconds = check(Patience::OURS);
+    println!("replaced after {seconds} s");
     assert!(seconds <= 60, "{seconds} s");
 }
 
@@ -56,9 +57,10 @@ fn each_kind_of_workload_does_as_upstreams() {
     let db = there(&outage, "db").expect("a pod on each node");
     outage.job("work", 6);
     outage.pass_until(|outage| outage.pods("work").iter().filter(|pod| pod.node == "node-1").count() > 0);
-    outage.silence(1, 1000);
+    outage.silence(1, FOR_EVER);
     outage.pass(60);
-    assert_eq!(outage.succeeded("work"), 6, "Jobs move");
+    // Jobs move; some pods fail by chance and are tried again later.
+    outage.pass_at_most(300, |outage| outage.succeeded("work") == 6);
     let stays = there(&outage, "log").expect("the DaemonSet's pod stays");
     assert!(!stays.leaving && !stays.ready);
     // Whether the pod really ended nobody knows, and its name must not run twice.
