@@ -22,7 +22,7 @@ use crate::packages::{self, Unpacked, hex, sha256};
 use crate::root::{Entry, Root};
 use crate::script::boot_script;
 use crate::shell::{EPOCH, run, tool};
-use crate::{Tree, licences, preload};
+use crate::{Tree, kernel, licences, preload};
 
 /// File systems that must be the same each time have the same number.
 const DATA_UUID: &str = "5ce72e01-da7a-4a7a-8000-000000000004";
@@ -64,12 +64,23 @@ pub fn package_ids(board: &Board) -> BTreeSet<&str> {
 /// Makes the image for a board; `images` is a folder of container images to put into the root, where there is one.
 pub fn build(tree: &Tree, board: &Board, binaries: &Binaries, images: Option<&Path>) -> Result<Image> {
     let ids: Vec<&str> = package_ids(board).into_iter().collect();
-    let packages = packages::fetch(tree, &ids)?;
+    build_of(tree, board, binaries, images, &packages::fetch(tree, &ids)?)
+}
+
+/// The same, of packages that were had elsewhere: see [`packages::given`].
+pub fn build_of(
+    tree: &Tree,
+    board: &Board,
+    binaries: &Binaries,
+    images: Option<&Path>,
+    packages: &Unpacked,
+) -> Result<Image> {
     let kernel = packages.get(&board.kernel_package).ok_or_else(|| wrong("the kernel's package is gone"))?;
     let modules = modules::select(tree, board, kernel)?;
+    kernel::check(tree, &kernel.1.join("boot").join(format!("config-{}", modules.release)))?;
     let work = tree.build.join("images").join(&board.name);
     folder(&work)?;
-    let root = root(tree, board, binaries, &modules, &packages, images)?;
+    let root = root(tree, board, binaries, &modules, packages, images)?;
     let inputs = checksum(board, &root, &modules, binaries)?;
     let kernel_file = kernel.1.join("boot").join(format!("vmlinuz-{}", modules.release));
     let paths = Paths::in_folder(&work);
@@ -88,7 +99,7 @@ pub fn build(tree: &Tree, board: &Board, binaries: &Binaries, images: Option<&Pa
         fs::write(&paths.initramfs, initramfs(board, binaries, &modules, &facts)?).doing("write the initramfs")?;
         let again = plan(board, &artifacts(&paths, &devicetree)?)?;
         assert!(again == layout, "the initramfs' facts have a fixed length");
-        write_disk(board, &layout, &paths, &packages, &devicetree)?;
+        write_disk(board, &layout, &paths, packages, &devicetree)?;
         fs::write(&paths.inputs, &inputs).doing("note what the image was made of")?;
     }
     let layout = plan(board, &artifacts(&paths, &devicetree(board, kernel)?)?)?;

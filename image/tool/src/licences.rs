@@ -81,10 +81,11 @@ fn is_allowed(expression: &str) -> bool {
 pub fn add(tree: &Tree, root: &mut Root, packages: &Unpacked) -> Result<()> {
     root.add(&format!("{FOLDER}/skerry"), Entry::Copy { from: tree.top.join("LICENSE"), mode: 0o644 });
     let mut sources =
-        "What this image is made of, and where its source is.\n\nDebian packages (apt-get source NAME=VERSION)\n"
+        "What this image is made of, and where its source is.\n\nPackages (Debian's: apt-get source NAME=VERSION)\n"
             .to_owned();
     for (pin, folder) in packages.values() {
-        sources.push_str(&format!("  {} {} from {}\n", pin.name, pin.version, pin.suite));
+        let version = if pin.version.is_empty() { String::new() } else { format!(" {}", pin.version) };
+        sources.push_str(&format!("  {}{version} from {}\n", pin.name, pin.suite));
         let copyright = folder.join("usr/share/doc").join(&pin.name).join("copyright");
         add_if_there(root, &format!("{FOLDER}/debian/{}", pin.name), &copyright);
     }

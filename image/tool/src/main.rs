@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use base::chain;
+use board::Board;
 use clap::{Parser, Subcommand};
+use image::build::Image;
 use image::error::{Doing, Result, wrong};
 use image::flash::Said;
 use image::qemu::Way;
 use image::up::{Wanted, down, up};
-use image::{Tree, build, cross, device, flash, host, packages, shell};
+use image::{Tree, build, cross, device, flash, host, packages, parts, shell};
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -53,23 +55,7 @@ enum Verb {
         board: String,
     },
     /// Builds an image for a board
-    Build {
-        /// The board
-        #[arg(long)]
-        board: String,
-        /// The disk image to write [default: build/images/BOARD/disk.img]
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-        /// A folder with `skerry` and `skerry-init` for the board, instead of building them
-        #[arg(long, value_name = "FOLDER")]
-        binaries: Option<PathBuf>,
-        /// A folder of container images to put into the root
-        #[arg(long, value_name = "FOLDER")]
-        images: Option<PathBuf>,
-        /// Show what lies where and write nothing beyond the build folder
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Build(Box<Build>),
     /// Writes an image to a card or a file, with the settings of one board, and reads it back
     Flash(Box<Flash>),
     /// Shows the Debian packages in use, or renews them
@@ -80,6 +66,53 @@ enum Verb {
     },
     /// Runs every test
     Verify,
+}
+
+#[derive(clap::Args)]
+struct Build {
+    /// The board
+    #[arg(long)]
+    board: String,
+    /// The disk image to write [default: build/images/BOARD/disk.img]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// A folder with `skerry` and `skerry-init` for the board, instead of building them
+    #[arg(long, value_name = "FOLDER")]
+    binaries: Option<PathBuf>,
+    /// A folder of container images to put into the root
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    /// A folder of packages that another system unpacked, FOLDER/ID as Debian's package of that id would be, instead of
+    /// Debian's; nothing is installed then, and a tool that is missing is an error
+    #[arg(long, value_name = "FOLDER", requires = "binaries")]
+    from: Option<PathBuf>,
+    /// Where those packages come from, for the list of sources in the image
+    #[arg(long, value_name = "NAME", default_value = "another system", requires = "from")]
+    from_name: String,
+    /// Also write the disk in parts, and a genimage.cfg that puts them together
+    #[arg(long, value_name = "FOLDER")]
+    parts: Option<PathBuf>,
+    /// The folder to work in [default: build, in the repository]
+    #[arg(long, value_name = "FOLDER")]
+    build_folder: Option<PathBuf>,
+    /// Show what lies where and write nothing beyond the build folder
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Build {
+    /// Debian's packages, or another system's.
+    fn image(&self, tree: &Tree, board: &Board) -> Result<Image> {
+        let Some(folder) = &self.from else {
+            host::prepare(tree)?;
+            let binaries = cross::build(tree, self.binaries.as_deref())?;
+            return build::build(tree, board, &binaries, self.images.as_deref());
+        };
+        let binaries = cross::build(tree, self.binaries.as_deref())?;
+        let ids: Vec<&str> = build::package_ids(board).into_iter().collect();
+        let packages = packages::given(folder, &ids, &self.from_name)?;
+        build::build_of(tree, board, &binaries, self.images.as_deref(), &packages)
+    }
 }
 
 #[derive(clap::Args)]
@@ -158,9 +191,7 @@ fn main() -> ExitCode {
         Verb::Down { board } => {
             down(&tree, &board).map(|ran| println!("{}", if ran { "it is off" } else { "it was off" }))
         }
-        Verb::Build { board, out, binaries, images, dry_run } => {
-            build_one(&tree, &board, out, binaries, images, dry_run)
-        }
+        Verb::Build(words) => build_one(&tree, &words),
         Verb::Flash(wanted) => flash_one(&tree, &wanted),
         Verb::Lock { update } => lock(&tree, update),
         Verb::Verify => verify(&tree),
@@ -174,30 +205,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn build_one(
-    tree: &Tree,
-    board: &str,
-    out: Option<PathBuf>,
-    binaries: Option<PathBuf>,
-    images: Option<PathBuf>,
-    dry_run: bool,
-) -> Result<()> {
-    let board = board::read(&tree.boards(), board)?;
-    host::prepare(tree)?;
-    let binaries = cross::build(tree, binaries.as_deref())?;
-    let image = build::build(tree, &board, &binaries, images.as_deref())?;
+fn build_one(tree: &Tree, words: &Build) -> Result<()> {
+    let board = board::read(&tree.boards(), &words.board)?;
+    let tree = Tree { build: words.build_folder.clone().unwrap_or_else(|| tree.build.clone()), ..tree.clone() };
+    let image = words.image(&tree, &board)?;
     print!("{}", image.layout);
-    if dry_run {
+    if words.dry_run {
         return Ok(());
     }
-    let disk = match out {
+    if let Some(folder) = &words.parts {
+        parts::write(&image, folder)?;
+    }
+    let disk = match &words.out {
         Some(out) => {
-            let copied = shell::run(Command::new("cp").arg("--sparse=always").arg(&image.disk).arg(&out));
+            let copied = shell::run(Command::new("cp").arg("--sparse=always").arg(&image.disk).arg(out));
             copied.map(|_| out)?
         }
-        None => image.disk,
+        None => &image.disk,
     };
-    println!("{} (sha256 {})", disk.display(), packages::sha256(&disk)?);
+    println!("{} (sha256 {})", disk.display(), packages::sha256(disk)?);
     Ok(())
 }
 

@@ -31,7 +31,7 @@ const SUITES: &[(&str, &str)] = &[
 ];
 
 /// One pinned package.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
     /// What boards call it.
@@ -79,6 +79,37 @@ pub fn fetch(tree: &Tree, ids: &[&str]) -> Result<Unpacked> {
         unpacked.insert((*id).to_owned(), (pin.clone(), unpack(tree, pin)?));
     }
     Ok(unpacked)
+}
+
+/// The packages with these ids from a folder in which another system put them: `FOLDER/ID` is laid out as Debian's package of
+/// that id would be unpacked. The kernel's is known by its file `boot/vmlinuz-RELEASE`.
+pub fn given(folder: &Path, ids: &[&str], by: &str) -> Result<Unpacked> {
+    ids.iter()
+        .map(|id| {
+            let path = folder.join(id);
+            if !path.is_dir() {
+                return Err(wrong(format_args!("there is no folder {}", path.display())));
+            }
+            let name = release(&path)?.map_or((*id).to_owned(), |release| format!("linux-image-{release}"));
+            let pin = Pin { id: (*id).to_owned(), name, suite: by.to_owned(), ..Pin::default() };
+            Ok(((*id).to_owned(), (pin, path)))
+        })
+        .collect()
+}
+
+/// The release of the kernel in a folder, where there is one.
+fn release(package: &Path) -> Result<Option<String>> {
+    let boot = package.join("boot");
+    if !boot.is_dir() {
+        return Ok(None);
+    }
+    let entries = fs::read_dir(&boot).doing(format_args!("list {}", boot.display()))?.flatten();
+    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let kernels: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-")).collect();
+    match kernels[..] {
+        [one] => Ok(Some(one.to_owned())),
+        _ => Err(wrong(format_args!("{} must hold one vmlinuz-RELEASE, and holds {}", boot.display(), kernels.len()))),
+    }
 }
 
 fn ids_of(pins: &[Pin]) -> String {
@@ -304,6 +335,21 @@ mod tests {
         let all = "Package: rust-src\nVersion: 1.96.1+dfsg1-2\n\nPackage: rust-src\nVersion: 1.95.0+dfsg1-2\nSize: 7\n";
         assert!(about_version(all, "1.95.0+").unwrap().contains("Size: 7"));
         assert_eq!(about_version(all, "1.9+"), None);
+    }
+
+    #[test]
+    fn packages_of_another_system_are_taken_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let boot = folder.path().join("kernel/boot");
+        fs::create_dir_all(&boot).unwrap();
+        let ask = |ids: &[&str]| given(folder.path(), ids, "Buildroot").map_err(|error| error.to_string());
+        assert!(ask(&["kernel"]).unwrap_err().ends_with("boot must hold one vmlinuz-RELEASE, and holds 0"));
+        fs::write(boot.join("vmlinuz-6.12.1"), "").unwrap();
+        let found = ask(&["kernel"]).unwrap();
+        let (pin, path) = &found["kernel"];
+        assert_eq!((pin.name.as_str(), pin.suite.as_str()), ("linux-image-6.12.1", "Buildroot"));
+        assert_eq!(*path, folder.path().join("kernel"));
+        assert!(ask(&["kernel", "u-boot-qemu"]).unwrap_err().ends_with("u-boot-qemu"));
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! Whether a kernel has what Skerry needs of it.
+//!
+//! Start at [`check`]. What is needed stands in `image/kernel.config` and, for 64-bit ARM, `image/kernel-arm64.config`: fragments
+//! that Buildroot and Yocto add to the kernels they build, so that all kernels are held to one list.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::Tree;
+use crate::error::{Doing, Result, wrong};
+
+/// What every kernel needs.
+const EVERY: &str = "image/kernel.config";
+/// What one for our ARM boards needs beside it.
+const ARM64: &str = "image/kernel-arm64.config";
+
+/// Refuses a kernel whose `config` lacks an option.
+pub fn check(tree: &Tree, config: &Path) -> Result<()> {
+    let text =
+        fs::read_to_string(config).doing(format_args!("read the kernel's configuration {}", config.display()))?;
+    let has = options(&text);
+    let lists = if has.contains_key("CONFIG_ARM64") { [EVERY, ARM64].as_slice() } else { &[EVERY] };
+    for list in lists {
+        let wanted = fs::read_to_string(tree.top.join(list)).doing(format_args!("read {list}"))?;
+        let lacking = lacking(&options(&wanted), &has);
+        if !lacking.is_empty() {
+            return Err(wrong(format_args!(
+                "the kernel of {} lacks {} ({list} says why it is needed)",
+                config.display(),
+                lacking.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The options that are set, with their values.
+fn options(text: &str) -> BTreeMap<&str, &str> {
+    text.lines().filter(|line| line.starts_with("CONFIG_")).filter_map(|line| line.trim_end().split_once('=')).collect()
+}
+
+/// `y` must be `y`; `m` may be either.
+fn lacking(wanted: &BTreeMap<&str, &str>, has: &BTreeMap<&str, &str>) -> Vec<String> {
+    let satisfied = |name: &str, value: &str| has.get(name).is_some_and(|have| *have == value || *have == "y");
+    wanted
+        .iter()
+        .filter(|(name, value)| !satisfied(name, value))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(wanted: &str, has: &str, expected: &str) {
+        assert_eq!(lacking(&options(wanted), &options(has)).join(" "), expected);
+    }
+
+    #[test]
+    fn a_module_may_be_built_in_but_not_the_other_way_round() {
+        check("CONFIG_A=m\nCONFIG_B=y\n", "CONFIG_A=y\nCONFIG_B=y\n", "");
+        check("CONFIG_A=m\nCONFIG_B=y\n", "CONFIG_A=m\nCONFIG_B=m\n", "CONFIG_B=y");
+    }
+
+    #[test]
+    fn what_is_absent_or_commented_out_is_lacking() {
+        check("# why\nCONFIG_A=m\n", "# CONFIG_A is not set\n", "CONFIG_A=m");
+        check("CONFIG_A=y\nCONFIG_AB=y\n", "CONFIG_AB=y\n", "CONFIG_A=y");
+    }
+
+    #[test]
+    fn an_error_names_kernel_option_and_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config-1");
+        fs::write(&config, "CONFIG_X86_64=y\n").unwrap();
+        let error = super::check(&Tree::ours(), &config).unwrap_err().to_string();
+        assert!(error.contains("config-1 lacks ") && error.contains("CONFIG_SECCOMP=y"), "{error}");
+        assert!(error.ends_with("(image/kernel.config says why it is needed)"), "{error}");
+    }
+}
