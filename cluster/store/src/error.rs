@@ -58,6 +58,14 @@ pub enum StoreError {
         /// Why, with its causes.
         reason: String,
     },
+    /// A file could not be filled from what another store held.
+    #[error("failed to fill the store at {path}: {reason}")]
+    Fill {
+        /// Where.
+        path: String,
+        /// Why, with its causes.
+        reason: String,
+    },
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,

@@ -5,7 +5,8 @@
 //!
 //! Inside: `plan.rs` judges writes, `core.rs` decides what is committed together and who is told, `state.rs` and
 //! `history.rs` are what readers see, `watch.rs` what watchers are told; all of these are values and never wait. `log.rs` is
-//! what keeps them: `sqlite.rs` on a disk, `memory.rs` in a simulated one. `run.rs` is the edge between the two.
+//! what keeps them: `sqlite.rs` on a disk, `memory.rs` in a simulated one. `run.rs` is the edge between the two. [`Filling`]
+//! makes a file from what another store held.
 //!
 //! Invariants:
 //! * a write of class [`Durability::Durable`] is on the disk before it is acknowledged, and a crash loses none;
@@ -21,6 +22,7 @@ mod contract;
 mod core;
 mod entry;
 mod error;
+mod fill;
 mod history;
 mod local;
 mod log;
@@ -39,6 +41,7 @@ pub use conformance::{annex, conformance};
 pub use contract::{Store, Watch};
 pub use entry::{Annex, Annotate, Entry, Event, Revision};
 pub use error::StoreError;
+pub use fill::Filling;
 pub use local::{Local, Pace, memory, memory_on, sqlite};
 pub use memory::{Disk, Fault};
 pub use options::Options;
