@@ -20,7 +20,7 @@ use crate::{Api, Body, Failure, Response};
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_BETA: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 /// What `/` lists.
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 15] = [
     "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
@@ -34,6 +34,7 @@ const PATHS: [&str; 14] = [
     "/readyz",
     "/readyz/ping",
     "/readyz/poststarthook/bootstrap",
+    crate::SNAPSHOT_PATH,
     "/version",
 ];
 
@@ -60,6 +61,7 @@ pub(crate) async fn answer(
             headers: Vec::new(),
             body: Body::Whole(Bytes::from(api.metrics.text())),
         }),
+        ["skerry.dev", "snapshot"] => crate::snapshot::answer(api),
         ["openid", "v1", "jwks"] => Ok(json(&api.settings.tokens.jwks())),
         [".well-known", "openid-configuration"] => Ok(json(&issuer(api))),
         _ => documents(api, &steps, headers),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 use store::{Entry, Store};
+use tokio::sync::Semaphore;
 
 use crate::accept::{self, Wanted};
 use crate::allocate::Allocator;
@@ -38,6 +39,8 @@ pub struct Api {
     pub(crate) frames: Frames,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
+    /// Who may take a snapshot now.
+    pub(crate) snapshots: Arc<Semaphore>,
     rng: Mutex<Rng>,
     ready: AtomicBool,
 }
@@ -69,6 +72,7 @@ impl Api {
             frames: Frames::default(),
             documents: Documents::default(),
             metrics: Metrics::default(),
+            snapshots: Arc::new(Semaphore::new(crate::snapshot::AT_ONCE_MAX)),
             rng,
             ready: AtomicBool::new(false),
             settings,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use base::Clock;
 use pki::TokenKey;
 
+use crate::Snapshot;
+
 /// What a server is told at its start.
 pub struct Settings {
     /// The time.
@@ -30,6 +32,8 @@ pub struct Settings {
     pub not_ready_toleration_seconds: i64,
     /// How long it tolerates one that cannot be reached.
     pub unreachable_toleration_seconds: i64,
+    /// Makes a stream of everything the cluster is; none is served without.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// Pods of a node in trouble leave after so long where nobody says otherwise: at the edge nobody looks after it within
@@ -50,6 +54,7 @@ impl Settings {
             node_ports: (30_000, 32_767),
             not_ready_toleration_seconds: TOLERATION_SECONDS,
             unreachable_toleration_seconds: TOLERATION_SECONDS,
+            snapshot: None,
         }
     }
 }

@@ -210,7 +210,7 @@ impl Failure {
             StoreError::Slow => Failure::expired("the watch fell behind and must start again from a list"),
             StoreError::ReadOnly { .. } | StoreError::Closed => Failure::unavailable(error.to_string()).retry_after(1),
             StoreError::Unknown { .. } => Failure::new(500, "InternalError", error.to_string()).retry_after(1),
-            StoreError::Conflict { .. } | StoreError::Open { .. } => Failure::internal(error),
+            StoreError::Conflict { .. } | StoreError::Open { .. } | StoreError::Fill { .. } => Failure::internal(error),
         }
     }
 

@@ -43,6 +43,29 @@ pub fn open(config: &Kubeconfig) -> Result<Arc<dyn Door>, DoorError> {
     Ok(Arc::new(Https(Arc::new(Server::new(config)?))))
 }
 
+/// Reads what lies at a path of the server that a kubeconfig names, as it comes: for what is too large for a [`Reply`]. It has a
+/// connection of its own.
+pub async fn download(
+    config: &Kubeconfig,
+    path: &str,
+) -> Result<BoxStream<'static, Result<Bytes, DoorError>>, DoorError> {
+    let server = Arc::new(Server::new(config)?);
+    let response = server.send(get(path.to_owned())).await?;
+    let status = response.status().as_u16();
+    if status >= 400 {
+        let body = Limited::new(response.into_body(), 1 << 20).collect().await;
+        return Err(refused(path, status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
+    }
+    let frames = stream::try_unfold((server, response.into_body()), |(server, mut body)| async move {
+        match body.frame().await {
+            None => Ok(None),
+            Some(Ok(frame)) => Ok(Some((frame.into_data().unwrap_or_default(), (server, body)))),
+            Some(Err(error)) => Err(server.unreachable(error)),
+        }
+    });
+    Ok(frames.boxed())
+}
+
 struct Https(Arc<Server>);
 
 struct Server {
