@@ -1,7 +1,7 @@
 //! OCI image names, manifests, pull, unpack, content store.
 //!
-//! Start at [`Store`]: the images of this machine, from the firmware, from archives ([`Store::import`]) and from registries
-//! ([`Puller::pull`]).
+//! Start at [`Store`]: the images of this machine, from the firmware, from archives ([`Store::import`]), from registries
+//! ([`Puller::pull`]), and of this node's own program ([`Store::add_program`]).
 //!
 //! Invariants:
 //! * whatever came from outside is compared with its digest before anything uses it, and no name in it leads out of the
@@ -18,6 +18,7 @@ mod error;
 mod http;
 mod manifest;
 mod name;
+mod own;
 mod reach;
 mod registry;
 mod store;
@@ -27,5 +28,6 @@ pub use digest::Digest;
 pub use error::OciError;
 pub use manifest::{Config, ImageConfig, Platform};
 pub use name::Reference;
+pub use own::Program;
 pub use registry::{Credentials, Puller, RegistryRule};
 pub use store::{Image, Store};

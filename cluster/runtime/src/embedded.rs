@@ -276,6 +276,9 @@ impl Runtime for Embedded {
     }
 
     fn pull_image(&self, image: String, auth: Option<RegistryAuth>) -> Answer<String> {
+        if image == crate::own::IMAGE {
+            return self.blocking("make the image of our own program", |node| node.make_own_image());
+        }
         let node = Arc::clone(&self.0);
         async move { node.pull(image, auth).await }.boxed()
     }

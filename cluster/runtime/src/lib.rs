@@ -18,6 +18,7 @@ mod helper;
 mod launch;
 mod network;
 mod node;
+mod own;
 mod plan;
 mod record;
 mod seccomp;

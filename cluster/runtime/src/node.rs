@@ -1217,6 +1217,13 @@ impl Node {
         pulled.map(|found| found.id.to_string()).map_err(|error| image_error(&image, error))
     }
 
+    /// The image that is in no registry.
+    pub(crate) fn make_own_image(&self) -> Result<String, RuntimeError> {
+        let name = crate::own::IMAGE.parse().map_err(|error| image_error(crate::own::IMAGE, error))?;
+        let made = self.images.add_program(&crate::own::program(), &name);
+        made.map(|found| found.id.to_string()).map_err(|error| image_error(crate::own::IMAGE, error))
+    }
+
     pub(crate) fn image_status(&self, image: &str) -> Option<ImageStatus> {
         self.images.find(image).map(image_status)
     }
