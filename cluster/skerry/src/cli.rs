@@ -29,6 +29,18 @@ pub enum Verb {
     ///
     /// The database, images and logs stay. Run it in the network namespace in which the server ran.
     Cleanup(Cleanup),
+    /// Take a backup of a cluster: its objects, its keys, and chosen folders, in one file.
+    ///
+    /// It is meant to run as a CronJob (cluster/skerry/manifests/backup.yaml), and finds the API server by what every pod is
+    /// given. Writers need not stop: the file is the cluster at one revision. Before the file gets its name it is restored to a
+    /// scratch server and compared; only then old files go. A file is not encrypted and holds the cluster's keys and all
+    /// Secrets: whoever reads it is the cluster's administrator.
+    Backup(Backup),
+    /// Make a blank data folder the cluster of a backup.
+    ///
+    /// A file that is damaged, cut short, foreign or too new is refused, and so is a folder that holds anything; nothing is
+    /// changed then. Clients, nodes, tokens and kubeconfigs of the cluster go on being valid.
+    Restore(Restore),
     /// Print the version.
     Version,
 }
@@ -68,6 +80,71 @@ fn duration(text: &str) -> Result<Duration, String> {
     nanos.map(Duration::from_nanos).ok_or_else(|| "not a duration above zero, such as 20s or 1m30s".to_owned())
 }
 
+/// Options of `skerry backup`.
+#[derive(Clone, Debug, Args)]
+pub struct Backup {
+    /// Folder for the files, such as a mounted hostPath or NFS volume; it must be there.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: PathBuf,
+    /// Keep at most so many files of this cluster.
+    #[arg(long, value_name = "COUNT")]
+    pub keep: Option<usize>,
+    /// Keep no file older than this, such as 30d or 12h; the newest three stay in any case.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub keep_age: Option<Duration>,
+    /// A folder to put into the file too, such as a mounted volume; may be repeated. Programs may be writing to it: a file is
+    /// taken as it is when it is read.
+    #[arg(long, value_name = "FOLDER")]
+    pub volume: Vec<PathBuf>,
+    /// Folder in which the result is restored for a trial, such as a mounted emptyDir; it takes about as much as the cluster's
+    /// database. The system's temporary folder if not given.
+    #[arg(long, value_name = "FOLDER")]
+    pub scratch: Option<PathBuf>,
+    /// The cluster, outside of a pod.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Options of `skerry restore`.
+#[derive(Clone, Debug, Args)]
+pub struct Restore {
+    /// The backup.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The folder that `skerry server` will be given; made if it is not there.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// Take a folder that holds a cluster: its database and keys are moved to replaced-SECONDS in the same folder.
+    #[arg(long)]
+    pub move_aside: bool,
+    /// Restore a volume: its name is the path it was backed up from. The folder must be empty or missing. May be repeated.
+    #[arg(long, value_name = "NAME=FOLDER", value_parser = volume)]
+    pub volume: Vec<(String, PathBuf)>,
+    /// Restore every volume below this folder, each at the path it was backed up from.
+    #[arg(long, value_name = "FOLDER")]
+    pub volumes_to: Option<PathBuf>,
+}
+
+/// An age such as `30d`, `12h`, `45m` or `90s`.
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number and d, h, m or s is wanted, such as 30d".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        'd' => 86_400,
+        'h' => 3_600,
+        'm' => 60,
+        's' => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    Ok(Duration::from_secs(number.checked_mul(seconds).ok_or_else(wrong)?))
+}
+
+fn volume(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, folder) = text.split_once('=').ok_or("NAME=FOLDER is wanted")?;
+    Ok((name.to_owned(), PathBuf::from(folder)))
+}
+
 /// Options of `skerry cleanup`.
 #[derive(Clone, Debug, Args)]
 pub struct Cleanup {
@@ -103,6 +180,15 @@ mod tests {
             "--default-unreachable-toleration-seconds=300",
         ];
         patience(&upstream, (50, 300, 300));
+    }
+
+    #[test]
+    fn ages_are_numbers_with_a_unit() {
+        assert_eq!(age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(age("90s"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "d", "30", "3w", "-1d", "99999999999999999d", "1é"] {
+            assert!(age(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub enum StartError {
     /// What every cluster has from the start could not be written.
     #[error("failed to write the objects every cluster has")]
     Bootstrap(#[source] apiserver::Failure),
+    /// A restore that was interrupted cannot be finished.
+    #[error("failed to finish a restore that had been interrupted")]
+    Restore(#[source] ::backup::BackupError),
     /// The node could not be opened to be taken away.
     #[error("failed to clean up the node")]
     Node(#[source] crate::roles::node::NodeError),

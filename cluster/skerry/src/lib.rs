@@ -10,9 +10,11 @@
 //! Not here: what any role does (its own crate).
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod cli;
 mod error;
 mod net;
+pub mod restore;
 pub mod roles;
 pub mod server;
 mod supervise;
@@ -33,14 +35,19 @@ pub fn main() -> ExitCode {
     if let Some(code) = inner(std::env::args_os().skip(1)) {
         return ExitCode::from(code);
     }
-    let done = match Cli::parse().verb {
+    match Cli::parse().verb {
         Verb::Version => {
             println!("skerry {} (Kubernetes {}.{})", api::VERSION, api::MAJOR, api::MINOR);
-            Ok(())
+            ExitCode::SUCCESS
         }
-        Verb::Server(options) => server::run(options),
-        Verb::Cleanup(options) => server::clean_up(options),
-    };
+        Verb::Server(options) => told(server::run(options)),
+        Verb::Cleanup(options) => told(server::clean_up(options)),
+        Verb::Backup(options) => told(backup::run(options)),
+        Verb::Restore(options) => told(restore::run(options)),
+    }
+}
+
+fn told(done: Result<(), impl std::error::Error + 'static>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,14 +9,15 @@
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use ::backup::Meta;
 use apiserver::run::{Tls, listen};
-use apiserver::{Api, Settings, annotate};
+use apiserver::{Api, Settings, Snapshot, annotate};
 use base::{Clock, Rng};
 use pki::{Names, Pki};
-use store::Store;
+use store::{Page, Store};
 use sys::clock::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -45,7 +46,7 @@ pub fn clean_up(options: cli::Cleanup) -> Result<(), StartError> {
     runtime.block_on(roles::node::clean_up(&data, Arc::new(SystemClock))).map_err(StartError::Node)
 }
 
-fn logging() {
+pub(crate) fn logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SKERRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let for_people = std::io::stderr().is_terminal();
@@ -59,6 +60,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let data = folder(&options.data_dir)?;
     let _lock = locked(&data)?;
+    finish_restore(&data, &*clock)?;
     let node_name = options.node_name.clone().unwrap_or_else(net::hostname);
     let node_ip = options.node_ip.unwrap_or_else(|| net::address(options.no_node));
     let names = names(&options, &node_name, node_ip);
@@ -67,7 +69,8 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let port = listening.address().map_or(options.listen.port(), |address| address.port());
     let store = open_store(&data).await?;
     let mut rng = Rng::new(seed(&*clock));
-    let settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
+    let mut settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
+    settings.snapshot = Some(snapshots(data.join("pki"), clock.clone()));
     let api = Api::open(store.clone(), settings);
     kubeconfig(&data, &options, port, &pki)?;
     api.bootstrap().await.map_err(StartError::Bootstrap)?;
@@ -86,6 +89,36 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let roles = start(&parts);
     listening.serve(api, stop).await;
     shut_down(roles, &*store).await
+}
+
+/// A restore that was interrupted when all was there but not in its place.
+fn finish_restore(data: &Path, clock: &dyn Clock) -> Result<(), StartError> {
+    if ::backup::finish(data, clock.now()).map_err(StartError::Restore)? {
+        tracing::info!("finished a restore that had been interrupted");
+    }
+    Ok(())
+}
+
+/// How the API server makes snapshots: of its objects and of the folder where its keys lie.
+pub(crate) fn snapshots(keys: PathBuf, clock: Arc<dyn Clock>) -> Snapshot {
+    Arc::new(move |page| {
+        let keys = ::backup::keys(&keys).map_err(|error| base::chain(&error).to_string())?;
+        let meta = Meta {
+            cluster: cluster_id(&page),
+            version: api::VERSION.to_owned(),
+            revision: page.revision.0,
+            time: clock.now().rfc3339(),
+        };
+        Ok(Box::new(::backup::snapshot(page, keys, &meta)))
+    })
+}
+
+/// The uid of the namespace that every cluster has and nobody can delete.
+fn cluster_id(page: &Page) -> String {
+    let at = page.entries.binary_search_by(|entry| (*entry.key).cmp("namespaces/kube-system")).ok();
+    let namespace = at.and_then(|at| serde_json::from_slice(&page.entries[at].value).ok());
+    let namespace: serde_json::Value = namespace.unwrap_or_default();
+    namespace["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
 fn start(parts: &Arc<Parts>) -> JoinSet<()> {
@@ -124,7 +157,7 @@ fn folder(path: &Path) -> Result<std::path::PathBuf, StartError> {
 }
 
 /// Held for as long as the server runs; the kernel lets go of it however the process ends.
-fn locked(data: &Path) -> Result<std::fs::File, StartError> {
+pub(crate) fn locked(data: &Path) -> Result<std::fs::File, StartError> {
     let path = data.join("lock");
     let failed = |source| StartError::Folder { path: data.to_owned(), source };
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
@@ -146,7 +179,7 @@ fn names(options: &cli::Server, node_name: &str, node_ip: std::net::Ipv4Addr) ->
     Names { dns, addresses }
 }
 
-fn tls(pki: &Pki) -> Tls {
+pub(crate) fn tls(pki: &Pki) -> Tls {
     Tls {
         serving: pki.serving().clone(),
         client_ca_pem: pki.authority().certificate_pem().to_owned(),
@@ -181,7 +214,7 @@ fn settings(
 }
 
 /// Unpredictable from outside: the standard library seeds its hash maps from the system, and the moment adds the rest.
-fn seed(clock: &dyn Clock) -> u64 {
+pub(crate) fn seed(clock: &dyn Clock) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(clock.now().0)
 }

@@ -83,6 +83,28 @@ impl Cluster {
         }
     }
 
+    /// Makes a new board of the machine: nothing is left but the images that were put there beforehand.
+    pub fn make_blank(&mut self) {
+        self.kill_server();
+        let data = self.data();
+        let mut cleanup = self.inside(&self.program);
+        assert!(cleanup.args(["cleanup", "--data-dir"]).arg(&data).status().expect("it runs").success());
+        for entry in
+            fs::read_dir(&data).expect("the data folder").flatten().filter(|entry| entry.file_name() != "images")
+        {
+            let path = entry.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.unwrap_or_else(|error| panic!("{} cannot be removed: {error}", path.display()));
+        }
+    }
+
+    /// Restores a backup to the machine.
+    pub fn restore(&self, file: &Path) {
+        let restored = Command::new(&self.program).args(["restore", "--data-dir"]).arg(self.data()).arg(file).output();
+        let restored = restored.expect("it runs");
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    }
+
     /// Waits until the server answers.
     pub fn wait_for_server(&self) {
         self.wait_until("the server answers", |cluster| cluster.kubectl("get --raw /readyz").0);

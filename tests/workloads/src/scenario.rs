@@ -40,6 +40,8 @@ pub enum Break {
     ServerKilled,
     /// The whole machine loses power and boots: every container is started again.
     PowerCut,
+    /// The machine is a new one, restored from a backup: what pods wrote to it is gone.
+    NewBoard,
 }
 
 /// How a scenario went.

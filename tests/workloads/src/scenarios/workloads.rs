@@ -84,10 +84,13 @@ fn a_killed_container_comes_back(user: &User) {
     });
 }
 
-pub fn stateful_set_again(user: &User, _: Break) {
+pub fn stateful_set_again(user: &User, after: Break) {
     user.rolled_out("statefulset/web", 60);
+    if after == Break::NewBoard {
+        user.must("exec web-0 -- sh -c 'echo $(hostname) > /usr/share/nginx/html/index.html'");
+    }
     let page = "exec web-1 -- wget -T 20 -qO- http://web-0.nginx";
-    // An emptyDir lives as long as its pod, whatever happens to the machine.
+    // An emptyDir lives as long as its pod, whatever happens to the machine it is on.
     user.wait_for(page, "web-0", user.limit(30));
 }
 

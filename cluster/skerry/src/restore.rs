@@ -1,0 +1,118 @@
+//! `skerry restore`: a blank data folder becomes the cluster of a file.
+//!
+//! Start at [`run`].
+//!
+//! Invariant: whatever is wrong with the file, the folder or a volume's folder is found before anything is written.
+//!
+//! Not here: how it is done (`backup`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use ::backup::{BackupError, Checked, Contents, Restored, check, finish, is_restored, look};
+use base::{Clock, Timestamp};
+use sys::clock::SystemClock;
+
+use crate::{StartError, cli, server};
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreFailed {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Folder(StartError),
+    /// The threads cannot be started.
+    #[error("failed to start threads")]
+    Threads(#[source] std::io::Error),
+    /// The file, or the restoring.
+    #[error("failed to restore to {folder}")]
+    Restore {
+        /// Where to.
+        folder: PathBuf,
+        /// Why not.
+        source: BackupError,
+    },
+}
+
+/// Restores.
+pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
+    server::logging();
+    let now = SystemClock.now();
+    let failed = |source| RestoreFailed::Restore { folder: options.data_dir.clone(), source };
+    let file = check(&options.file).map_err(failed)?;
+    let contents = file.contents().map_err(failed)?;
+    look(&options.data_dir, options.move_aside).map_err(failed)?;
+    let volumes = volumes(&options, &file, &contents).map_err(failed)?;
+    let unusable = |source| StartError::Folder { path: options.data_dir.clone(), source };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&options.data_dir);
+    made.map_err(|source| RestoreFailed::Folder(unusable(source)))?;
+    let _lock = server::locked(&options.data_dir).map_err(RestoreFailed::Folder)?;
+    if finished_before(&options.data_dir, &file, now).map_err(failed)? {
+        println!("an earlier restore of the same file had been interrupted, and is finished now");
+        return Ok(());
+    }
+    // The one that was finished may have been of another file.
+    look(&options.data_dir, options.move_aside).map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RestoreFailed::Threads)?;
+    let restored = runtime.block_on(::backup::restore(&file, &options.data_dir, &volumes, now)).map_err(failed)?;
+    println!("{}", told(&file, &restored, &volumes, &options.data_dir));
+    Ok(())
+}
+
+fn finished_before(data: &Path, file: &Checked, now: Timestamp) -> Result<bool, BackupError> {
+    Ok(finish(data, now)? && is_restored(data, &file.meta))
+}
+
+/// Which volume goes where. Those that are not chosen stay in the file.
+fn volumes(
+    options: &cli::Restore,
+    file: &Checked,
+    contents: &Contents,
+) -> Result<BTreeMap<String, PathBuf>, BackupError> {
+    let mut chosen = BTreeMap::new();
+    if let Some(folder) = &options.volumes_to {
+        let below = |name: &String| (name.clone(), folder.join(name.trim_start_matches('/')));
+        chosen.extend(contents.volumes.iter().map(below));
+    }
+    chosen.extend(options.volume.iter().cloned());
+    for (name, folder) in &chosen {
+        file.must_hold(contents, name)?;
+        is_empty(folder)?;
+    }
+    Ok(chosen)
+}
+
+fn is_empty(folder: &Path) -> Result<(), BackupError> {
+    match fs::read_dir(folder).map(|mut entries| entries.find_map(Result::ok)) {
+        Ok(None) => Ok(()),
+        Ok(Some(entry)) if entry.file_name() == "lost+found" => Ok(()),
+        Ok(Some(entry)) => {
+            let found = entry.file_name().to_string_lossy().into();
+            Err(BackupError::NotBlank { folder: folder.to_owned(), found })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(BackupError::Io { doing: "look into", path: folder.to_owned(), source }),
+    }
+}
+
+fn told(file: &Checked, restored: &Restored, volumes: &BTreeMap<String, PathBuf>, data: &Path) -> String {
+    let (meta, count) = (&file.meta, &restored.count);
+    let mut told = format!(
+        "restored cluster {} as of {} (revision {}): {} objects, {} key files, {} of {} volumes; start it with: skerry server \
+         --data-dir {}",
+        meta.cluster,
+        meta.time,
+        meta.revision,
+        count.objects,
+        count.files,
+        volumes.len(),
+        count.volumes,
+        data.display()
+    );
+    for name in restored.volumes.iter().filter(|name| !volumes.contains_key(*name)) {
+        told.push_str(&format!("\nnot restored: volume {name} (see --volume and --volumes-to)"));
+    }
+    told
+}

@@ -1,0 +1,68 @@
+//! The CronJob of `cluster/skerry/manifests/backup.yaml` on a real cluster, and a blank board restored from what it made.
+//!
+//! Needs root (network namespaces) and, the first time, Debian's archive for the test images.
+
+mod made;
+
+use std::path::Path;
+
+use conformance::Cluster;
+use workloads::{Break, check_again, chosen, run_all};
+
+const MANIFEST: &str = include_str!("../../../cluster/skerry/manifests/backup.yaml");
+/// Where the manifest puts backups; the test has a folder of its own.
+const BACKUPS: &str = "/var/lib/skerry-backups";
+const SIDE_BY_SIDE: usize = 8;
+const JOB_SECONDS: u32 = 60;
+
+#[test]
+fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_workload() {
+    let folder = tempfile::tempdir().expect("a folder for backups");
+    let mut cluster = Cluster::start(&made::skerry(), Some(&made::test_images()));
+    let mut here = chosen();
+    here.retain(|scenario| scenario.again.is_some() && !scenario.limits_memory);
+    let report = run_all(&cluster, &here, SIDE_BY_SIDE);
+    assert!(report.holds(), "{report}\n{}", cluster.last_lines());
+    let manifest = folder.path().join("backup.yaml");
+    let backups = folder.path().join("backups");
+    std::fs::write(&manifest, MANIFEST.replace(BACKUPS, &backups.display().to_string())).expect("it can be written");
+    cluster.must(&format!("apply -f {}", manifest.display()));
+    a_run_succeeds(&cluster);
+    a_run_that_fails_says_why(&cluster);
+    let file = the_file(&backups);
+    cluster.make_blank();
+    cluster.restore(&file);
+    cluster.run_server();
+    cluster.wait_for_server();
+    let again = check_again(&cluster, &report, Break::NewBoard, SIDE_BY_SIDE);
+    println!("restored:\n{again}");
+    assert!(again.holds(), "{again}\n{}", cluster.last_lines());
+    // The CronJob, its account and the rights of that came back as well.
+    cluster.must("-n kube-system delete jobs --all");
+    a_run_succeeds(&cluster);
+}
+
+fn a_run_succeeds(cluster: &Cluster) {
+    cluster.must("-n kube-system create job --from=cronjob/skerry-backup backup-now");
+    cluster.must_become("--for=condition=Complete -n kube-system job/backup-now", JOB_SECONDS);
+    let said = cluster.must("-n kube-system logs job/backup-now");
+    assert!(said.contains("restored and compared"), "{said}");
+}
+
+fn a_run_that_fails_says_why(cluster: &Cluster) {
+    let job = cluster.must("-n kube-system create job --from=cronjob/skerry-backup wrong --dry-run=client -o json");
+    let file = cluster.data().with_file_name("wrong.json");
+    std::fs::write(&file, job.replace("--to=/backups", "--to=/none")).expect("it can be written");
+    cluster.must(&format!("apply -f {}", file.display()));
+    let reason = "get pods -l job-name=wrong -n kube-system -o \
+                  jsonpath={.items[*].status.containerStatuses[*].state.terminated.message}";
+    cluster.wait_for(reason, "failed to make a backup in /none: failed to read /none", cluster.limit(JOB_SECONDS));
+    cluster.must("-n kube-system delete job wrong");
+}
+
+fn the_file(folder: &Path) -> std::path::PathBuf {
+    let mut files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
+    let file = files.next().expect("one backup was made");
+    assert_eq!(files.next(), None, "and nothing else is left there");
+    file
+}
