@@ -51,6 +51,7 @@ fn a_backup_under_load_restores_to_a_prefix_of_what_was_acknowledged() {
         }
         let newest = files.last().expect("there are two");
         refuses_what_is_wrong(&server.data(), newest, folder.path());
+        a_full_disk_is_told_and_left_as_it_was(&config, folder.path());
         let config = Kubeconfig::read(&config).expect("a kubeconfig");
         server.kill();
         a_blank_folder_becomes_it(newest, &config).await;
@@ -173,6 +174,20 @@ fn refuses_what_is_wrong(data: &Path, file: &Path, folder: &Path) {
     check(b"not a backup at all", &blank, "is no backup made by Skerry");
     check(&bytes, data, "is not blank, it holds admin.kubeconfig; nothing was changed");
     std::fs::remove_file(&wrong).expect("it is there");
+}
+
+/// On a file system of 8 KiB, in a mount namespace of its own.
+fn a_full_disk_is_told_and_left_as_it_was(config: &Path, folder: &Path) {
+    let small = folder.join("small");
+    std::fs::create_dir(&small).expect("a folder");
+    let script = "mount -t tmpfs -o size=8k tmpfs $1 && $2 backup --kubeconfig $3 --to $1 --scratch $4; ls -A $1";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).args([&small, &program(), config, folder]);
+    let done = command.output().expect("it runs");
+    let said = said(&done);
+    assert!(said.contains("No space left on device") && said.contains("failed to make a backup in"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "", "nothing is left there");
+    std::fs::remove_dir(&small).expect("it is there");
 }
 
 fn restore(file: &Path, data: &Path) -> Output {

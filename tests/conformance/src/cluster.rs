@@ -98,10 +98,11 @@ impl Cluster {
         }
     }
 
-    /// Restores a backup to the machine.
-    pub fn restore(&self, file: &Path) {
-        let restored = Command::new(&self.program).args(["restore", "--data-dir"]).arg(self.data()).arg(file).output();
-        let restored = restored.expect("it runs");
+    /// Restores a backup to the machine, with further options.
+    pub fn restore(&self, file: &Path, options: &[&str]) {
+        let mut command = Command::new(&self.program);
+        command.args(["restore", "--data-dir"]).arg(self.data()).args(options).arg(file);
+        let restored = command.output().expect("it runs");
         assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     }
 

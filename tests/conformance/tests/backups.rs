@@ -4,16 +4,18 @@
 
 mod made;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use conformance::Cluster;
-use workloads::{Break, check_again, chosen, run_all};
+use workloads::{Break, Report, check_again, chosen, run_all};
 
 const MANIFEST: &str = include_str!("../../../cluster/skerry/manifests/backup.yaml");
 /// Where the manifest puts backups; the test has a folder of its own.
 const BACKUPS: &str = "/var/lib/skerry-backups";
 const SIDE_BY_SIDE: usize = 8;
 const JOB_SECONDS: u32 = 60;
+/// A number that no other process of this machine sleeps for.
+const LATER: &str = "471147";
 
 #[test]
 fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_workload() {
@@ -31,7 +33,7 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     a_run_that_fails_says_why(&cluster);
     let file = the_file(&backups);
     cluster.make_blank();
-    cluster.restore(&file);
+    cluster.restore(&file, &[]);
     cluster.run_server();
     cluster.wait_for_server();
     let again = check_again(&cluster, &report, Break::NewBoard, SIDE_BY_SIDE);
@@ -40,6 +42,30 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     // The CronJob, its account and the rights of that came back as well.
     cluster.must("-n kube-system delete jobs --all");
     a_run_succeeds(&cluster);
+    an_older_state_takes_over_what_runs(&mut cluster, &newest(&backups), &again);
+}
+
+/// Back to an earlier state on the same machine: what ran then goes on in the same containers, what came later ends.
+fn an_older_state_takes_over_what_runs(cluster: &mut Cluster, file: &Path, before: &Report) {
+    cluster.must(&format!("run later --image=busybox:1.36 --command -- sleep {LATER}"));
+    cluster.must_become("--for=condition=Ready pod/later", JOB_SECONDS);
+    assert!(runs(LATER));
+    cluster.kill_server();
+    cluster.restore(file, &["--move-aside"]);
+    cluster.run_server();
+    cluster.wait_for_server();
+    cluster.refused("get pod later", "NotFound");
+    cluster.wait("the pod nobody knows any more to end", cluster.limit(JOB_SECONDS), |_| !runs(LATER));
+    let again = check_again(cluster, before, Break::ServerKilled, SIDE_BY_SIDE);
+    println!("taken over:\n{again}");
+    assert!(again.holds(), "{again}\n{}", cluster.last_lines());
+}
+
+/// Whether a process of this machine sleeps for so long.
+fn runs(seconds: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+    let mut lines = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.any(|line| line.contains("sleep") && line.contains(seconds))
 }
 
 fn a_run_succeeds(cluster: &Cluster) {
@@ -60,7 +86,12 @@ fn a_run_that_fails_says_why(cluster: &Cluster) {
     cluster.must("-n kube-system delete job wrong");
 }
 
-fn the_file(folder: &Path) -> std::path::PathBuf {
+fn newest(folder: &Path) -> PathBuf {
+    let files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
+    files.max().expect("two backups were made")
+}
+
+fn the_file(folder: &Path) -> PathBuf {
     let mut files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
     let file = files.next().expect("one backup was made");
     assert_eq!(files.next(), None, "and nothing else is left there");

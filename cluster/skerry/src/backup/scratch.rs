@@ -144,7 +144,9 @@ fn difference(kept: Option<Record>, served: Option<Record>) -> String {
         Some(Record::Object { key, revision, .. }) => format!("{key} at revision {revision}"),
         _ => "the end".to_owned(),
     };
-    format!("the file has {} where the scratch server has {}", key(kept), key(served))
+    let (kept, served) = (key(kept), key(served));
+    let but = if kept == served { ", with other contents" } else { "" };
+    format!("the file has {kept} where the scratch server has {served}{but}")
 }
 
 /// Before the scratch server renews what names another machine.
@@ -155,5 +157,60 @@ fn compare_keys(file: &Checked, folder: &Path) -> Result<(), ScratchError> {
     match kept == restored {
         true => Ok(()),
         false => Err(ScratchError::Differs { what: "its keys are others".to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::backup::{FileWriter, Meta, RecordWriter, check};
+    use bytes::Bytes;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    fn meta() -> Meta {
+        let text = |text: &str| text.to_owned();
+        Meta { cluster: text("4711"), version: text("v1"), revision: 9, time: text("2026-11-25T01:00:00Z") }
+    }
+
+    /// Objects such as "a1=x b2=y": key, revision, value.
+    fn records(objects: &str) -> Vec<Record> {
+        let record = |word: &str| {
+            let (head, value) = word.split_once('=').expect("a value");
+            let (key, revision) = head.split_at(1);
+            let value = Bytes::from(value.to_owned());
+            Record::Object { key: key.to_owned(), revision: revision.parse().expect("a revision"), value }
+        };
+        objects.split_whitespace().map(record).collect()
+    }
+
+    /// What is told of a file with the one and a server with the other.
+    #[track_caller]
+    fn check_compared(kept: &str, served: &str, wanted: Option<&str>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let mut file = FileWriter::create(&path, &meta()).expect("a file");
+        records(kept).iter().for_each(|record| file.record(record).expect("it is written"));
+        file.finish().expect("it is written");
+        let mut stream = RecordWriter::new(meta().lines());
+        records(served).iter().for_each(|record| stream.record(record).expect("memory takes it"));
+        let frame = Bytes::from(stream.end().expect("memory takes it"));
+        let file = check(&path).expect("it is right");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let frames = stream::iter([Ok(frame)]).boxed();
+        let (came, found) = runtime.block_on(through(frames, move |served| compare(&file, served)));
+        came.expect("it comes");
+        assert_eq!(found.expect("both can be read").as_deref(), wanted);
+    }
+
+    #[test]
+    fn the_first_difference_is_told() {
+        check_compared("a1=x b2=y", "a1=x b2=y", None);
+        check_compared("a1=x b2=y", "a1=x", Some("the file has b at revision 2 where the scratch server has the end"));
+        check_compared("a1=x", "a1=x b2=y", Some("the file has the end where the scratch server has b at revision 2"));
+        let other = "the file has a at revision 1 where the scratch server has a at revision 3";
+        check_compared("a1=x b2=y", "a3=x b2=y", Some(other));
+        let value = "the file has a at revision 1 where the scratch server has a at revision 1, with other contents";
+        check_compared("a1=x", "a1=z", Some(value));
     }
 }
