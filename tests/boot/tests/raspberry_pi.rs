@@ -40,6 +40,13 @@ fn the_card_of_a_raspberry_pi_4() {
     check("rpi4", &["start4cd.elf", "fixup4cd.dat"], "bcm2711-rpi-4-b.dtb", "raspberrypi,4-model-b", "open");
 }
 
+#[test]
+fn the_card_of_a_raspberry_pi_zero_2_w() {
+    let _turn = turn();
+    let firmware = ["bootcode.bin", "start_cd.elf", "fixup_cd.dat"];
+    check("rpi-zero2w", &firmware, "bcm2837-rpi-zero-2-w.dtb", "raspberrypi,model-zero-2-w", "open");
+}
+
 /// As a Raspberry Pi 3, but for the watchdog that its emulation cannot play. And what is made twice is made alike.
 #[test]
 fn the_card_of_an_emulated_raspberry_pi_3() {
