@@ -29,6 +29,8 @@ pub(crate) struct Kinds {
     now: RwLock<Arc<Custom>>,
     /// Held while definitions are read, so that a later reading is never overtaken by an earlier one.
     loading: Mutex<BTreeMap<String, Definition>>,
+    /// Rows of extensions: they are shown, and answered elsewhere.
+    extended: Vec<KindRef>,
 }
 
 /// What the definitions add.
@@ -48,6 +50,11 @@ struct Definition {
 }
 
 impl Kinds {
+    /// The built-in kinds and those of extensions.
+    pub(crate) fn with(extended: Vec<KindRef>) -> Kinds {
+        Kinds { extended, ..Kinds::default() }
+    }
+
     /// The kind behind a path.
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
         if let Some(kind) = kinds::find(group, version, plural) {
@@ -70,7 +77,8 @@ impl Kinds {
 
     /// Every kind that is served, the built-in ones first.
     pub(crate) fn all(&self) -> Vec<KindRef> {
-        KINDS.iter().map(KindRef::from).chain(self.custom().rows.iter().cloned()).collect()
+        let built_in = KINDS.iter().map(KindRef::from);
+        built_in.chain(self.extended.iter().cloned()).chain(self.custom().rows.iter().cloned()).collect()
     }
 
     /// What the definitions add to the table.

@@ -26,6 +26,7 @@ mod documents;
 pub mod door;
 mod encode;
 mod evict;
+pub mod extension;
 mod frames;
 mod idle;
 mod kinds;
@@ -59,6 +60,7 @@ mod write;
 mod yaml;
 
 pub use body::BODY_BYTES_MAX;
+pub use extension::{Asked, Extension};
 pub use notes::annotate;
 pub use response::{Body, Proxied, Response, Security};
 pub use server::Api;

@@ -26,7 +26,7 @@ use crate::query::Query;
 use crate::quota::Quotas;
 use crate::rbac::Rules;
 use crate::status::resource_of;
-use crate::{Credentials, Failure, Response, Settings, User, render};
+use crate::{Asked, Credentials, Failure, Response, Settings, User, extension, render};
 
 /// The API server's core: no sockets, no timers.
 pub struct Api {
@@ -61,7 +61,8 @@ impl Api {
     pub fn open(store: Arc<dyn Store>, settings: Settings) -> Arc<Api> {
         let rng = Mutex::new(Rng::new(settings.seed));
         let allocator = Allocator::new(settings.service_cidr, settings.node_ports);
-        let kinds = Kinds::default();
+        let extended = settings.extensions.iter().flat_map(|extension| extension.kinds());
+        let kinds = Kinds::with(extended.map(KindRef::from).collect());
         kinds.reload(&*store);
         Arc::new(Api {
             store,
@@ -117,6 +118,9 @@ impl Api {
         crate::authorise::check(self, &user, &route)?;
         match route {
             Route::Other { path, verb } => crate::other::answer(self, &path, verb, &query, &headers).await,
+            Route::Resource(info) if let Some(other) = extension::of(&self.settings.extensions, &info.group) => {
+                other.answer(Asked::of(info, &query, body)).await
+            }
             Route::Resource(info) => {
                 let kind = self.kinds.find(&info.group, &info.version, &info.resource);
                 let kind = kind.ok_or_else(Failure::no_such_path)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base::Clock;
 use pki::TokenKey;
 
-use crate::Snapshot;
+use crate::{Extension, Snapshot};
 
 /// What a server is told at its start.
 pub struct Settings {
@@ -34,6 +34,8 @@ pub struct Settings {
     pub unreachable_toleration_seconds: i64,
     /// Makes a stream of everything the cluster is; none is served without.
     pub snapshot: Option<Snapshot>,
+    /// Who answers further API groups; none unless told.
+    pub extensions: Vec<Arc<dyn Extension>>,
 }
 
 /// Pods of a node in trouble leave after so long where nobody says otherwise: at the edge nobody looks after it within
@@ -55,6 +57,7 @@ impl Settings {
             not_ready_toleration_seconds: TOLERATION_SECONDS,
             unreachable_toleration_seconds: TOLERATION_SECONDS,
             snapshot: None,
+            extensions: Vec::new(),
         }
     }
 }

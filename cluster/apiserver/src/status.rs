@@ -79,7 +79,7 @@ impl Failure {
     }
 
     /// Nothing is served under that path.
-    pub(crate) fn no_such_path() -> Failure {
+    pub fn no_such_path() -> Failure {
         Failure::new(404, "NotFound", "the server could not find the requested resource")
     }
 
@@ -136,7 +136,8 @@ impl Failure {
         Failure::new(422, "Invalid", message)
     }
 
-    pub(crate) fn bad_request(message: impl Into<String>) -> Failure {
+    /// The request is not one that can be understood.
+    pub fn bad_request(message: impl Into<String>) -> Failure {
         Failure::new(400, "BadRequest", message)
     }
 
@@ -154,7 +155,8 @@ impl Failure {
         Failure::new(401, "Unauthorized", "Unauthorized")
     }
 
-    pub(crate) fn method_not_allowed() -> Failure {
+    /// The verb is none of this resource.
+    pub fn method_not_allowed() -> Failure {
         let message = "the server does not allow this method on the requested resource";
         Failure::new(405, "MethodNotAllowed", message)
     }
@@ -186,13 +188,20 @@ impl Failure {
         Failure::new(429, "TooManyRequests", message).retry_after(seconds)
     }
 
-    pub(crate) fn internal(message: impl fmt::Display) -> Failure {
+    /// It cannot be answered, and that is our fault.
+    pub fn internal(message: impl fmt::Display) -> Failure {
         Failure::new(500, "InternalError", format!("Internal error occurred: {message}"))
             .cause("", &message.to_string())
     }
 
-    pub(crate) fn unavailable(message: impl Into<String>) -> Failure {
+    /// It cannot be answered now.
+    pub fn unavailable(message: impl Into<String>) -> Failure {
         Failure::new(503, "ServiceUnavailable", message)
+    }
+
+    /// An extension has no object of that name.
+    pub fn no_such_object(group: &str, resource: &str, name: &str) -> Failure {
+        Failure::not_found(Named { group, resource }, name)
     }
 
     /// What the store said about a write or a list; conflicts are the callers' to tell apart.

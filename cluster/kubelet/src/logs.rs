@@ -1,24 +1,29 @@
 //! Container logs on disk: reading the CRI's format, tails, rotation.
 //!
-//! Start at [`parse`] and [`Shape`]; [`rotate`] keeps files small. A line is `TIME stdout|stderr P|F TEXT`; `P` marks a part of
-//! a line that was too long.
+//! Start at [`parse`] and [`Shape`]; [`rotate`] keeps files small, [`Orphans`] holds logs a while longer than their containers.
+//! A line is `TIME stdout|stderr P|F TEXT`; `P` marks a part of a line that was too long.
 //!
 //! Invariants:
-//! * a rotated file is older than the live one and named so that sorting by name sorts by age;
+//! * a rotated file is older than the live one and named so that sorting by name sorts by age; its name ends in the number of
+//!   bytes that were written before it, so that who collects logs knows what is missing when files are gone;
 //! * a line that cannot be understood is passed on as it is, never dropped.
 //!
 //! Not here: writing logs (the runtime's keeper), serving them (`server`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use base::Timestamp;
+use base::{Monotonic, Timestamp};
 
 /// A log is rotated when it is larger; upstream's default.
 pub const FILE_BYTES_MAX: u64 = 10 << 20;
 /// Files kept of one container, the live one included; upstream's default.
 pub const FILES_MAX: usize = 5;
+/// So long a log outlives its container: whoever collects logs has the time to read its end.
+pub const HELD: Duration = Duration::from_secs(300);
 
 /// One line of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,21 +153,87 @@ pub fn remove(live: &Path) {
     }
 }
 
-/// Renames a log that has grown too large and removes the oldest. Says whether the runtime must open a new file.
+/// Renames a log that has grown too large and removes the oldest. Says whether the runtime must open a new file: it must
+/// also if it was told so before and did not.
 pub fn rotate(live: &Path, bytes_max: u64, files_max: usize, now: Timestamp) -> io::Result<bool> {
-    if fs::metadata(live).map(|found| found.len()).unwrap_or(0) <= bytes_max {
+    let old = rotated(live);
+    let Ok(about) = fs::metadata(live) else { return Ok(!old.is_empty()) };
+    if about.len() <= bytes_max {
         return Ok(false);
     }
-    let old = rotated(live);
+    let start = start_after(&old);
     // One place is for the live file, one for the one that is about to be renamed.
     for file in old.iter().take((old.len() + 2).saturating_sub(files_max)) {
         fs::remove_file(file)?;
     }
     let stamp: String = now.rfc3339_nanos().chars().filter(char::is_ascii_digit).collect();
     let mut target = live.as_os_str().to_owned();
-    target.push(format!(".{stamp}"));
+    target.push(format!(".{stamp}-{start}"));
     fs::rename(live, target)?;
     Ok(true)
+}
+
+/// How many bytes of a log lie before its live file. A name without a number is of an older version of ours.
+fn start_after(rotated: &[PathBuf]) -> u64 {
+    rotated.iter().fold(0, |before, file| {
+        let start = file.to_str().and_then(|name| name.rsplit_once('-')).and_then(|(_, start)| start.parse().ok());
+        start.unwrap_or(before) + fs::metadata(file).map_or(0, |about| about.len())
+    })
+}
+
+/// Logs whose containers are gone, and since when.
+#[derive(Debug, Default)]
+pub struct Orphans(BTreeMap<PathBuf, Monotonic>);
+
+impl Orphans {
+    /// What was held long enough, of all logs there are and those that containers still have. A pod's folder counts as a log.
+    pub fn overdue(&mut self, found: Vec<PathBuf>, kept: &BTreeSet<PathBuf>, now: Monotonic) -> Vec<PathBuf> {
+        let orphans: Vec<PathBuf> = found.into_iter().filter(|path| !kept.contains(path)).collect();
+        let since = |path: PathBuf| {
+            let since = *self.0.get(&path).unwrap_or(&now);
+            (path, since)
+        };
+        self.0 = orphans.into_iter().map(since).collect();
+        self.0.iter().filter(|(_, since)| now.since(**since) >= HELD).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+/// The live logs below the folder of all logs, and the pods' folders that have none.
+pub fn all(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found = BTreeSet::new();
+    for pod in entries(folder).filter(|path| path.is_dir()) {
+        let mut logs =
+            entries(&pod).flat_map(|container| entries(&container)).filter_map(|file| live_of(&file)).peekable();
+        if logs.peek().is_none() {
+            found.insert(pod.clone());
+        }
+        found.extend(logs);
+    }
+    found.into_iter().collect()
+}
+
+/// The live log that a file belongs to: `0.log.STAMP` to `0.log`.
+fn live_of(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?.to_str()?;
+    let end = name.find(".log")? + ".log".len();
+    Some(file.with_file_name(&name[..end]))
+}
+
+/// Removes what [`Orphans`] gave up: a log, or a folder without any.
+pub fn let_go(path: &Path) {
+    if path.extension().is_some_and(|extension| extension == "log") {
+        remove(path);
+        // The container's folder and the pod's, if these were their last; other logs keep them.
+        for folder in path.ancestors().skip(1).take(2) {
+            let _ = fs::remove_dir(folder);
+        }
+        return;
+    }
+    for container in fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(container.path());
+    }
+    let _ = fs::remove_dir(path);
 }
 
 /// Where in a file its last `lines` lines begin.
@@ -265,10 +336,61 @@ mod tests {
             assert!(rotate(&path, 10, 3, Timestamp::from_seconds(turn)).expect("rotated"));
             assert!(!path.exists());
         }
+        assert!(
+            rotate(&path, 10, 3, Timestamp::from_seconds(8)).expect("nothing to rename"),
+            "still to be opened anew"
+        );
         fs::write(&path, "x").expect("written");
         assert!(!rotate(&path, 10, 3, Timestamp::from_seconds(9)).expect("left alone"));
+        let names: Vec<String> = files(&path).iter().map(|file| file.display().to_string()).collect();
+        assert!(names[0].ends_with("-120") && names[1].ends_with("-140"), "{names:?}");
         assert_eq!(files(&path).len(), 3);
         remove(&path);
         assert!(files(&path).is_empty());
+    }
+
+    /// Which logs are let go of: of those found and those kept, at each of these seconds.
+    fn check_orphans(looks: &[(&str, &str, u64, &str)]) {
+        let mut orphans = Orphans::default();
+        for (found, kept, second, expected) in looks {
+            let paths = |names: &str| names.split_whitespace().map(PathBuf::from).collect::<Vec<_>>();
+            let now = Monotonic::default().plus(Duration::from_secs(*second));
+            let overdue = orphans.overdue(paths(found), &paths(kept).into_iter().collect(), now);
+            assert_eq!(overdue, paths(expected), "at {second}");
+        }
+    }
+
+    #[test]
+    fn logs_outlive_their_containers_for_a_while() {
+        check_orphans(&[("a b", "a b", 0, ""), ("a b", "a", 100, ""), ("a b", "a", 399, ""), ("a b", "a", 400, "b")]);
+        // Who comes back is not an orphan any more.
+        check_orphans(&[
+            ("a", "", 0, ""),
+            ("a", "a", 299, ""),
+            ("a", "", 400, ""),
+            ("a", "", 699, ""),
+            ("a", "", 700, "a"),
+        ]);
+    }
+
+    #[test]
+    fn logs_and_empty_folders_are_found_and_let_go() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = |pod: &str, file: &str| {
+            let folder = dir.path().join(pod).join("app");
+            fs::create_dir_all(&folder).expect("made");
+            fs::write(folder.join(file), "x").expect("written");
+            folder.join(file)
+        };
+        let (one, two) = (log("ns_a_1", "0.log"), log("ns_a_1", "1.log"));
+        log("ns_a_1", "0.log.2026-0");
+        fs::create_dir_all(dir.path().join("ns_b_2/app")).expect("made");
+        let empty = dir.path().join("ns_b_2");
+        assert_eq!(all(dir.path()), [one.clone(), two.clone(), empty.clone()]);
+        let_go(&one);
+        let_go(&empty);
+        assert_eq!(all(dir.path()), [two.clone()]);
+        let_go(&two);
+        assert!(all(dir.path()).is_empty() && fs::read_dir(dir.path()).expect("readable").next().is_none());
     }
 }

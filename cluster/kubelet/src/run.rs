@@ -483,9 +483,21 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> bool {
 }
 
 async fn keep_logs(node: Arc<Node>) {
+    let mut orphans = logs::Orphans::default();
     loop {
         tokio::time::sleep(LOGS_EVERY).await;
-        for container in node.runtime.list_containers().await.unwrap_or_default() {
+        // Who does not know which containers there are removes no logs.
+        let (Ok(containers), Ok(sandboxes)) =
+            (node.runtime.list_containers().await, node.runtime.list_sandboxes().await)
+        else {
+            continue;
+        };
+        let folders = sandboxes.into_iter().map(|sandbox| sandbox.config.log_directory);
+        let kept = containers.iter().map(|container| container.log_path.clone()).chain(folders).collect();
+        for path in orphans.overdue(logs::all(&node.options.log_dir), &kept, node.clock.monotonic()) {
+            logs::let_go(&path);
+        }
+        for container in containers {
             if !matches!(container.state, ContainerState::Running { .. }) {
                 continue;
             }

@@ -1192,7 +1192,11 @@ async fn remove_container(runtime: &dyn Runtime, seen: &Observed, id: &Container
     if runtime.remove_container(id.clone()).await.is_ok()
         && let Some(container) = found
     {
-        logs::remove(&container.log_path);
+        // Its log stays a while, for who collects logs: see `run::keep_logs`. Not the newest one's: the next run, in a new
+        // sandbox, may have its number again.
+        if seen.latest(&container.name).is_some_and(|newest| newest.id == *id) {
+            logs::remove(&container.log_path);
+        }
         if let Some(path) = container.annotations.get(make::MESSAGE_PATH_ANNOTATION) {
             let _ = std::fs::remove_file(path);
         }
@@ -1212,15 +1216,14 @@ async fn forget(node: &Node, pod: &PodInfo, seen: &Observed) -> Result<(), Strin
         }
         node.runtime.remove_sandbox(sandbox.id.clone()).await.map_err(failed)?;
     }
-    for folder in [node.pod_dir(&pod.uid), make::log_directory(&node.options, pod)] {
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("failed to remove {}: {error}", folder.display()));
-            }
-            _ => {}
+    // Its logs stay a while.
+    let folder = node.pod_dir(&pod.uid);
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("failed to remove {}: {error}", folder.display()))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What a container that ended left as its message.

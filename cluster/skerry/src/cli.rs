@@ -41,6 +41,10 @@ pub enum Verb {
     /// A file that is damaged, cut short, foreign or too new is refused, and so is a folder that holds anything; nothing is
     /// changed then. Clients, nodes, tokens and kubeconfigs of the cluster go on being valid.
     Restore(Restore),
+    /// Print logs from the cluster's log store: of every pod there is or was, and of the nodes themselves.
+    Logs(crate::telemetry::Logs),
+    /// Collect the logs of a node and send them to the cluster's log store: what the pods of a DaemonSet run.
+    CollectLogs(crate::telemetry::CollectLogs),
     /// Print the version.
     Version,
 }

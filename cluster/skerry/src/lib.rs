@@ -18,6 +18,7 @@ pub mod restore;
 pub mod roles;
 pub mod server;
 mod supervise;
+pub mod telemetry;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,8 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Verb::Server(options) => told(server::run(options)),
+        Verb::Logs(options) => told(telemetry::print_logs(options)),
+        Verb::CollectLogs(options) => told(telemetry::collect_logs(options)),
         Verb::Cleanup(options) => told(server::clean_up(options)),
         Verb::Backup(options) => told(backup::run(options)),
         Verb::Restore(options) => told(restore::run(options)),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ::backup::Meta;
+use ::telemetry::Telemetry;
 use apiserver::run::{Tls, listen};
 use apiserver::{Api, Settings, Snapshot, annotate};
 use base::{Clock, Rng};
@@ -69,8 +70,10 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let port = listening.address().map_or(options.listen.port(), |address| address.port());
     let store = open_store(&data).await?;
     let mut rng = Rng::new(seed(&*clock));
+    let stores = Arc::new(Telemetry::new(&data.join("telemetry"), clock.clone()));
     let mut settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
     settings.snapshot = Some(snapshots(data.join("pki"), clock.clone()));
+    settings.extensions.push(stores.clone());
     let api = Api::open(store.clone(), settings);
     kubeconfig(&data, &options, port, &pki)?;
     api.bootstrap().await.map_err(StartError::Bootstrap)?;
@@ -84,6 +87,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
         node_ip,
         api_port: port,
         options,
+        telemetry: stores,
         seed: Mutex::new(rng),
     });
     let roles = start(&parts);

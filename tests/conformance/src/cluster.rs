@@ -75,6 +75,20 @@ impl Cluster {
         self.server = Some(spawned.expect("the server starts"));
     }
 
+    /// The program with these words, as the administrator of this cluster.
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = self.inside(&self.program);
+        command.args(words.split(' ')).arg("--kubeconfig").arg(self.data().join("admin.kubeconfig"));
+        command
+    }
+
+    /// What the program says to these words; it must do what they ask.
+    pub fn skerry(&self, words: &str) -> String {
+        let output = self.command(words).output().expect("the program runs");
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// Ends the server as a power cut would: `kill -9`. Pods go on.
     pub fn kill_server(&mut self) {
         if let Some(mut server) = self.server.take() {

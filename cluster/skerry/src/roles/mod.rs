@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use apiserver::{Api, User, door};
 use base::{Clock, Rng};
 use client::Door;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::cli;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub api_port: u16,
     /// As given on the command line.
     pub options: cli::Server,
+    /// The stores of logs and metrics.
+    pub telemetry: Arc<::telemetry::Telemetry>,
     /// Where chance begins; see [`Parts::rng`].
     pub seed: Mutex<Rng>,
 }
@@ -61,8 +64,14 @@ pub fn all(parts: &Arc<Parts>) -> Vec<Role> {
     // One set of caches for the whole process: whoever reads shares it.
     let caches = client::run::caches(parts.door("system:apiserver", ["system:masters"]));
     let mut roles = control::roles(parts, &caches);
+    let stores = parts.telemetry.clone();
+    roles.push(("telemetry", async move { run_stores(&stores).await }.boxed()));
     if !parts.options.no_node {
         roles.push(("node", node::role(parts, &caches)));
     }
     roles
+}
+
+async fn run_stores(stores: &Arc<::telemetry::Telemetry>) {
+    crate::supervise::role("telemetry", || stores.run()).await;
 }

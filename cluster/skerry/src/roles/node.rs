@@ -24,6 +24,8 @@ use crate::supervise;
 
 /// Where a board's firmware holds images that are never collected.
 const FIRMWARE_IMAGES: &str = "/usr/share/skerry/images";
+/// Where a board's firmware writes its own logs.
+const FIRMWARE_LOGS: &str = "/data/log";
 /// Set by PID 1 of a board, which runs the keeper itself.
 const KEEPER_SOCKET: &str = "SKERRY_KEEPER_SOCKET";
 /// The largest packet on pod links; Ethernet's.
@@ -72,6 +74,7 @@ async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
     let opened = tokio::task::spawn_blocking(move || open(&opening.data, opening.clock.clone(), seed));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
+    link_logs(&parts.data);
     let options = kubelet_options(&parts, opened.net.gateway()).map_err(NodeError::Certificate)?;
     let node_user = format!("system:node:{}", parts.node_name);
     let door = parts.door(&node_user, ["system:nodes", "system:masters"]);
@@ -138,6 +141,22 @@ fn open(data: &Path, clock: Arc<dyn Clock>, seed: u64) -> Result<Opened, NodeErr
         seed,
     });
     Ok(Opened { net, runtime: runtime.map_err(NodeError::Runtime)? })
+}
+
+/// On a board the logs are where others look for them, and so are those of its firmware. What is there already stays.
+fn link_logs(data: &Path) {
+    if !Path::new(FIRMWARE_IMAGES).is_dir() {
+        return;
+    }
+    for (link, target) in [("/var/log/pods", data.join("log/pods")), ("/var/log/skerry", PathBuf::from(FIRMWARE_LOGS))]
+    {
+        match std::os::unix::fs::symlink(&target, link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::warn!("failed to link {link} to {}: {error}", target.display());
+            }
+            _ => {}
+        }
+    }
 }
 
 /// On a board pods have the hierarchy to themselves; elsewhere each data folder has a part of its own.

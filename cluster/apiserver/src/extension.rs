@@ -1,0 +1,86 @@
+//! API groups that something else in this process answers, under the same roof: authentication, authorisation, discovery.
+//!
+//! Start at [`Extension`]. Upstream calls this aggregation and speaks HTTP to another server; what we serve ourselves needs
+//! no socket in between. [`kind`] makes the rows that discovery shows.
+//!
+//! Invariant: an extension is asked only what the user may do.
+
+use std::sync::Arc;
+
+use api::custom;
+use api::kinds::{Kind, Verbs};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use crate::path::Info;
+use crate::query::Query;
+use crate::{Failure, Response};
+
+/// Something that answers an API group.
+pub trait Extension: Send + Sync {
+    /// What there is: all in one group. Objects of these kinds are not in the store.
+    fn kinds(&self) -> Vec<Kind>;
+
+    /// Answers a request to the group.
+    fn answer(&self, asked: Asked) -> BoxFuture<'static, Result<Response, Failure>>;
+}
+
+/// A request that its user may make.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Such as `list`.
+    pub verb: &'static str,
+    /// Such as `v1beta1`.
+    pub version: String,
+    /// Empty outside namespaces.
+    pub namespace: String,
+    /// The plural.
+    pub resource: String,
+    /// Empty for a collection.
+    pub name: String,
+    /// Empty for the object itself.
+    pub subresource: String,
+    /// The query.
+    pub query: Vec<(String, String)>,
+    /// The body, as it came.
+    pub body: Bytes,
+}
+
+impl Asked {
+    pub(crate) fn of(info: Info, query: &Query, body: Bytes) -> Asked {
+        let Info { verb, version, namespace, resource, name, subresource, .. } = info;
+        let query = query.all().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Asked { verb, version, namespace, resource, name, subresource, query, body }
+    }
+
+    /// The first value of a key of the query; empty if there is none.
+    pub fn get(&self, key: &str) -> &str {
+        self.query.iter().find(|(its, _)| its == key).map_or("", |(_, value)| value)
+    }
+}
+
+/// A row for a kind of an extension. `schema` is a structural one, as definitions have it.
+pub fn kind(
+    api_version: (&str, &str),
+    name: &str,
+    plural: &str,
+    namespaced: bool,
+    verbs: Verbs,
+    schema: &Value,
+) -> Kind {
+    let (group, version) = api_version;
+    let definition = json!({"spec": {
+        "group": group, "scope": if namespaced { "Namespaced" } else { "Cluster" },
+        "names": {"kind": name, "plural": plural},
+        "versions": [{"name": version, "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+    }});
+    // One version gives one kind.
+    let (kind, _) = custom::kinds(&definition, 0).remove(0);
+    Kind { verbs, ..kind }
+}
+
+/// Who answers a group, if it is none of ours.
+pub(crate) fn of<'a>(extensions: &'a [Arc<dyn Extension>], group: &str) -> Option<&'a Arc<dyn Extension>> {
+    extensions.iter().find(|extension| extension.kinds().iter().any(|kind| kind.group == group))
+}

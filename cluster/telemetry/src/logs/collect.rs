@@ -1,0 +1,271 @@
+//! The collector: reads the logs of one node and sends them to the store, for ever.
+//!
+//! Start at [`run`]. It keeps nothing: where it is, the store knows. After any trouble it asks the store again and goes on
+//! from there.
+//!
+//! Invariants:
+//! * memory holds one batch, and a name for each log there is;
+//! * nothing is written to this node's disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use base::{Clock, Timestamp, chain};
+use bytes::Bytes;
+use client::{Client, ClientError, DoorError};
+use http::Method;
+
+use super::files;
+use super::follow::Follower;
+use super::kernel::Kernel;
+use super::wire::{Batch, Chunk, Content, Known, Position, Stored, Stream};
+
+/// How often the files are looked at while nothing is written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After trouble, at first and at most.
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// A batch is sent when it has so many bytes.
+const BATCH_BYTES: usize = 512 << 10;
+/// The store has so long to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// What a collector is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node it runs on.
+    pub node: String,
+    /// Where the kubelet keeps the logs of pods.
+    pub pods: PathBuf,
+    /// The kernel's log, if it is wanted.
+    pub kernel: Option<PathBuf>,
+    /// This boot's id.
+    pub boot: String,
+    /// Further logs of the node, as what to call them and where they are. A file `PATH.1` is the one before.
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("failed to read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("failed to connect")]
+    Connect(#[source] DoorError),
+    #[error("failed to speak to the log store")]
+    Call(#[source] ClientError),
+    #[error("the log store did not answer in time")]
+    Slow,
+    #[error("the log store's answer cannot be understood: {0}")]
+    Answer(String),
+}
+
+/// Collects for ever. `connect` is asked for a new connection after each trouble, so that a renewed token is read.
+pub async fn run(options: Options, connect: impl Fn() -> Result<Client, DoorError>, clock: Arc<dyn Clock>) {
+    let mut wait = WAIT.0;
+    loop {
+        let mut sent = false;
+        let error = match connect() {
+            Ok(client) => match Collector::start(&options, client, &clock).await {
+                Ok(mut collector) => collector.follow(&mut sent).await,
+                Err(error) => error,
+            },
+            Err(error) => Trouble::Connect(error),
+        };
+        tracing::warn!("{}", chain(&error));
+        wait = if sent { WAIT.0 } else { (wait * 2).min(WAIT.1) };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+struct Collector<'a> {
+    options: &'a Options,
+    client: Client,
+    clock: &'a Arc<dyn Clock>,
+    known: BTreeMap<Stream, Position>,
+    followers: BTreeMap<Stream, Follower>,
+    kernel: Option<Kernel>,
+    /// Where the next round begins, so that a log that never ends does not keep the others waiting.
+    turn: usize,
+}
+
+impl<'a> Collector<'a> {
+    async fn start(options: &'a Options, client: Client, clock: &'a Arc<dyn Clock>) -> Result<Collector<'a>, Trouble> {
+        let path = format!("/apis/{}/v1/positions/{}", crate::GROUP, options.node);
+        let known: Known = answer(&client, Method::GET, path, Bytes::new()).await?;
+        let known = known.streams.into_iter().collect();
+        let mut collector =
+            Collector { options, client, clock, known, followers: BTreeMap::new(), kernel: None, turn: 0 };
+        collector.open_kernel();
+        Ok(collector)
+    }
+
+    fn open_kernel(&mut self) {
+        let Some(path) = &self.options.kernel else { return };
+        match Kernel::open(path, &self.options.node, &self.options.boot) {
+            Ok(mut kernel) => {
+                kernel.heard(self.known.get(kernel.stream()).copied().unwrap_or_default());
+                self.kernel = Some(kernel);
+            }
+            // Its pod may not be allowed to; the other logs are collected all the same.
+            Err(error) => {
+                tracing::warn!("the kernel's log is not collected: failed to open {}: {error}", path.display())
+            }
+        }
+    }
+
+    async fn follow(&mut self, sent: &mut bool) -> Trouble {
+        loop {
+            let batch = match self.round() {
+                Ok(batch) => batch,
+                Err(error) => return error,
+            };
+            if batch.chunks.is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            if let Err(error) = self.send(batch).await {
+                return error;
+            }
+            *sent = true;
+        }
+    }
+
+    /// What is new, up to a batch.
+    fn round(&mut self) -> Result<Batch, Trouble> {
+        let (mut batch, mut bytes) = (Batch::default(), 0);
+        if let Some(kernel) = &mut self.kernel {
+            let booted = Timestamp(self.clock.now().0 - i128::from(self.clock.monotonic().0));
+            let path = || self.options.kernel.clone().unwrap_or_default();
+            let chunk = kernel.next(booted).map_err(|source| Trouble::Read { path: path(), source })?;
+            batch.chunks.extend(chunk.inspect(|chunk| bytes += size(chunk)));
+        }
+        self.read_files(&mut batch, &mut bytes)?;
+        let folders = folders(&self.options.pods)?;
+        let living: BTreeSet<&Path> = folders.iter().map(|(_, folder)| folder.as_path()).collect();
+        self.followers.retain(|stream, follower| {
+            stream.pod.is_empty() && follower.was_there()
+                || living.contains(folder_of(&self.options.pods, stream).as_path())
+        });
+        let count = folders.len();
+        for step in 0..count {
+            let (stream, folder) = &folders[(self.turn + step) % count];
+            self.read(stream, folder, &mut batch, &mut bytes)?;
+            if bytes >= BATCH_BYTES {
+                self.turn = (self.turn + step + 1) % count;
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Reads on in the node's own files. Each file is a stream, named by its inode, so that renaming changes nothing.
+    fn read_files(&mut self, batch: &mut Batch, bytes: &mut usize) -> Result<(), Trouble> {
+        for (name, path) in &self.options.files {
+            let mut before = path.clone().into_os_string();
+            before.push(".1");
+            for path in [PathBuf::from(before), path.clone()] {
+                let failed = |source| Trouble::Read { path: path.clone(), source };
+                let Some(piece) = files::one(&path).map_err(failed)? else { continue };
+                let (node, container, run) = (self.options.node.clone(), name.clone(), piece.inode.to_string());
+                let stream = Stream { node, container, run, ..Stream::default() };
+                let chunk = self.follower(stream).next(&[piece]).map_err(failed)?;
+                *bytes += chunk.as_ref().map_or(0, size);
+                batch.chunks.extend(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    fn follower(&mut self, stream: Stream) -> &mut Follower {
+        let known = self.known.remove(&stream);
+        self.followers.entry(stream).or_insert_with_key(|stream| Follower::new(stream.clone(), known))
+    }
+
+    /// Reads on in each run of a container.
+    fn read(&mut self, stream: &Stream, folder: &Path, batch: &mut Batch, bytes: &mut usize) -> Result<(), Trouble> {
+        let failed = |source| Trouble::Read { path: folder.to_owned(), source };
+        let runs = match files::read(folder) {
+            Ok(Some(runs)) => runs,
+            // It changes, or it is gone: the next round will see.
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        for (run, pieces) in runs {
+            let stream = Stream { node: self.options.node.clone(), run, ..stream.clone() };
+            if let Some(chunk) = self.follower(stream).next(&pieces).map_err(failed)? {
+                *bytes += size(&chunk);
+                batch.chunks.push(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, batch: Batch) -> Result<(), Trouble> {
+        let path = format!("/apis/{}/v1/logs", crate::GROUP);
+        let stored: Stored = answer(&self.client, Method::POST, path, Bytes::from(batch.encode())).await?;
+        if stored.positions.len() != batch.chunks.len() {
+            return Err(Trouble::Answer("it speaks of other chunks than were sent".to_owned()));
+        }
+        for (chunk, position) in batch.chunks.iter().zip(stored.positions) {
+            if let Some(follower) = self.followers.get_mut(&chunk.stream) {
+                follower.heard(position);
+            } else if let Some(kernel) = self.kernel.as_mut().filter(|kernel| *kernel.stream() == chunk.stream)
+                && !kernel.heard(position)
+            {
+                self.known.insert(chunk.stream.clone(), position);
+                self.open_kernel();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn size(chunk: &Chunk) -> usize {
+    match &chunk.content {
+        Content::Bytes(bytes) | Content::Lines(bytes) => bytes.len(),
+        Content::Gap => 0,
+    }
+}
+
+async fn answer<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    path: String,
+    body: Bytes,
+) -> Result<T, Trouble> {
+    let call = client.call(method, path, "application/octet-stream", body);
+    let body = tokio::time::timeout(ANSWER_MAX, call).await.map_err(|_| Trouble::Slow)?.map_err(Trouble::Call)?;
+    serde_json::from_slice(&body).map_err(|error| Trouble::Answer(error.to_string()))
+}
+
+/// Every container's folder, `NAMESPACE_POD_UID/CONTAINER`, with what its name says.
+fn folders(pods: &Path) -> Result<Vec<(Stream, PathBuf)>, Trouble> {
+    let failed = |source| Trouble::Read { path: pods.to_owned(), source };
+    let mut found = Vec::new();
+    for pod in fs::read_dir(pods).map_err(failed)? {
+        let pod = pod.map_err(failed)?;
+        let Some(named) = pod.file_name().to_str().and_then(pod_of) else { continue };
+        // A pod that is going takes its folder with it.
+        for container in fs::read_dir(pod.path()).into_iter().flatten().flatten() {
+            if let (Some(name), true) = (container.file_name().to_str(), container.path().is_dir()) {
+                found.push((Stream { container: name.to_owned(), ..named.clone() }, container.path()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn pod_of(folder: &str) -> Option<Stream> {
+    let mut parts = folder.split('_').map(str::to_owned);
+    let (namespace, pod, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    (parts.next().is_none() && !pod.is_empty()).then(|| Stream { namespace, pod, uid, ..Stream::default() })
+}
+
+fn folder_of(pods: &Path, stream: &Stream) -> PathBuf {
+    pods.join(format!("{}_{}_{}", stream.namespace, stream.pod, stream.uid)).join(&stream.container)
+}

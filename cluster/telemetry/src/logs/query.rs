@@ -1,0 +1,292 @@
+//! What can be asked of the log store, and finding it.
+//!
+//! Start at [`Query`]; [`Search`] is offered parts of blocks and keeps the best lines.
+//!
+//! Invariants:
+//! * lines come in the order of their times, those of one moment in an order of their own that never changes;
+//! * a page holds at most [`LINES_MAX`] lines and about [`PAGE_BYTES_MAX`] bytes, whatever was asked for;
+//! * the place where a page ends names the last line in it, so that nothing is left out or told twice by going on there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base::Timestamp;
+use regex_lite::Regex;
+
+use super::cri;
+use super::frame::{Kind, Part};
+use super::wire::Stream;
+
+/// Lines of a page at most, and if nothing is said.
+pub(crate) const LINES_MAX: usize = 10_000;
+/// Bytes of a page; the line that passes it is still in it.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Which lines are wanted. Empty names match all.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The namespace.
+    pub namespace: String,
+    /// The pod.
+    pub pod: String,
+    /// The container.
+    pub container: String,
+    /// The node.
+    pub node: String,
+    /// Only logs of the nodes themselves.
+    pub of_nodes: bool,
+    /// Not before, in nanoseconds since 1970.
+    pub since: i64,
+    /// Before.
+    pub until: i64,
+    /// Only lines in which this is found.
+    pub pattern: Option<Regex>,
+    /// Lines at most.
+    pub limit: usize,
+    /// The last ones instead of the first ones.
+    pub newest: bool,
+    /// Behind this one.
+    pub after: Option<Place>,
+}
+
+impl Default for Query {
+    fn default() -> Query {
+        let text = String::new;
+        Query {
+            namespace: text(),
+            pod: text(),
+            container: text(),
+            node: text(),
+            of_nodes: false,
+            since: i64::MIN,
+            until: i64::MAX,
+            pattern: None,
+            limit: LINES_MAX,
+            newest: false,
+            after: None,
+        }
+    }
+}
+
+impl Query {
+    /// Whether lines of that stream may be wanted.
+    pub(crate) fn is_about(&self, stream: &Stream) -> bool {
+        let fits = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
+        fits(&self.namespace, &stream.namespace)
+            && fits(&self.pod, &stream.pod)
+            && fits(&self.container, &stream.container)
+            && fits(&self.node, &stream.node)
+            && (!self.of_nodes || stream.pod.is_empty())
+    }
+}
+
+/// The place of a line among all lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    time: i64,
+    stream: u64,
+    incarnation: u32,
+    start: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{:x}.{}.{}", self.time, self.stream, self.incarnation, self.start)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Place, ()> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let [time, stream, incarnation, start] = parts.as_slice() else { return Err(()) };
+        let read = || -> Option<Place> {
+            Some(Place {
+                time: time.parse().ok()?,
+                stream: u64::from_str_radix(stream, 16).ok()?,
+                incarnation: incarnation.parse().ok()?,
+                start: start.parse().ok()?,
+            })
+        };
+        read().ok_or(())
+    }
+}
+
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Written to that stream.
+    Line(cri::Stream),
+    /// None: so many bytes (or lines of a log that numbers them) are missing here.
+    Gap(u64),
+}
+
+/// A line that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it was written.
+    pub time: Timestamp,
+    /// Which log it is of.
+    pub stream: Arc<Stream>,
+    /// Where it came from.
+    pub source: Source,
+    /// It goes on in the stream's next line.
+    pub partial: bool,
+    /// The text; what is no UTF-8 is replaced.
+    pub text: String,
+}
+
+/// Some of the lines.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In the order of their times.
+    pub entries: Vec<Entry>,
+    /// Where to go on, if there may be more.
+    pub more: Option<Place>,
+    /// The place of the last line.
+    pub last: Option<Place>,
+}
+
+/// The best lines so far.
+pub(crate) struct Search {
+    query: Query,
+    found: BTreeMap<Place, Entry>,
+    bytes: usize,
+    /// Lines were found that had no room.
+    left_out: bool,
+}
+
+impl Search {
+    pub(crate) fn new(query: Query) -> Search {
+        Search {
+            query: Query { limit: query.limit.clamp(1, LINES_MAX), ..query },
+            found: BTreeMap::new(),
+            bytes: 0,
+            left_out: false,
+        }
+    }
+
+    pub(crate) fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// Whether a block of these times can still have better lines than those found.
+    pub(crate) fn wants(&mut self, first: i64, last: i64) -> bool {
+        let useful = match (self.is_full(), self.query.newest) {
+            (false, _) => true,
+            (true, false) => self.found.last_key_value().is_some_and(|(worst, _)| first <= worst.time),
+            (true, true) => self.found.first_key_value().is_some_and(|(worst, _)| last >= worst.time),
+        };
+        self.left_out |= !useful;
+        useful
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= self.query.limit || self.bytes >= PAGE_BYTES_MAX
+    }
+
+    /// Looks through the parts of a block.
+    pub(crate) fn offer_all(&mut self, parts: &[Part], body: &[u8]) {
+        let mut at = 0;
+        for part in parts {
+            let end = body.len().min(at + part.bytes as usize);
+            self.offer(part, &body[at..end]);
+            at = end;
+        }
+    }
+
+    /// Looks through one part.
+    pub(crate) fn offer(&mut self, part: &Part, bytes: &[u8]) {
+        if !self.query.is_about(&part.stream) || part.last < self.query.since || part.first >= self.query.until {
+            return;
+        }
+        let (stream, hash) = (Arc::new(part.stream.clone()), hash(&part.stream));
+        let place = |time, start| Place { time, stream: hash, incarnation: part.incarnation, start };
+        if part.kind == Kind::Gap {
+            let missing = part.end - part.start;
+            let unit = if part.stream.pod.is_empty() { "lines" } else { "bytes" };
+            let entry = Entry {
+                time: Timestamp(part.first.into()),
+                stream,
+                source: Source::Gap(missing),
+                partial: false,
+                text: format!(
+                    "{missing} {unit} of this log are missing: they were removed before they could be collected"
+                ),
+            };
+            return self.put(place(part.first, part.start), || Some(entry));
+        }
+        let pattern = self.query.pattern.clone();
+        for (index, (at, line)) in cri::lines(bytes).enumerate() {
+            let parsed = cri::read(line, part.first);
+            let start = part.start + if part.kind == Kind::Lines { index } else { at } as u64;
+            self.put(place(parsed.time, start), || {
+                let text = String::from_utf8_lossy(parsed.text);
+                pattern.as_ref().is_none_or(|pattern| pattern.is_match(&text)).then(|| Entry {
+                    time: Timestamp(parsed.time.into()),
+                    stream: stream.clone(),
+                    source: Source::Line(parsed.stream),
+                    partial: parsed.partial,
+                    text: text.into_owned(),
+                })
+            });
+        }
+    }
+
+    fn put(&mut self, place: Place, make: impl FnOnce() -> Option<Entry>) {
+        let timely = place.time >= self.query.since && place.time < self.query.until;
+        if !timely || self.query.after.is_some_and(|after| place <= after) {
+            return;
+        }
+        let worst = if self.query.newest { self.found.first_key_value() } else { self.found.last_key_value() };
+        let worse = worst.is_some_and(|(worst, _)| if self.query.newest { place < *worst } else { place > *worst });
+        if worse && self.is_full() {
+            self.left_out = true;
+            return;
+        }
+        let Some(entry) = make() else { return };
+        self.bytes += entry.cost();
+        if let Some(twice) = self.found.insert(place, entry) {
+            self.bytes -= twice.cost();
+        }
+        self.trim();
+    }
+
+    /// Lets the worst go while the page is full without them.
+    fn trim(&mut self) {
+        loop {
+            let many = self.found.len() > self.query.limit;
+            let worst = if self.query.newest { self.found.first_entry() } else { self.found.last_entry() };
+            let Some(worst) = worst else { return };
+            let cost = worst.get().cost();
+            if !many && self.bytes - cost < PAGE_BYTES_MAX {
+                return;
+            }
+            worst.remove();
+            self.bytes -= cost;
+            self.left_out = true;
+        }
+    }
+
+    pub(crate) fn finish(self) -> Page {
+        let last = self.found.last_key_value().map(|(place, _)| *place);
+        let more = last.filter(|_| self.left_out && !self.query.newest);
+        Page { entries: self.found.into_values().collect(), more, last }
+    }
+}
+
+impl Entry {
+    fn cost(&self) -> usize {
+        self.text.len() + size_of::<Entry>()
+    }
+}
+
+/// FNV-1a over the names, each ended: orders streams, protects nothing.
+fn hash(stream: &Stream) -> u64 {
+    let Stream { node, namespace, pod, uid, container, run } = stream;
+    let bytes = [node, namespace, pod, uid, container, run].into_iter().flat_map(|name| name.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}

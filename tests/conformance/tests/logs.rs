@@ -1,0 +1,99 @@
+//! Logs of real pods in the cluster's store, while the collector and the server are killed with -9: every line once, after
+//! the pods are gone too.
+//!
+//! `SKERRY_LOG_LINES` says how many lines the pods write together: 40,000 if nothing is said; with a million the kubelet
+//! rotates the files as well. Needs root and, the first time, Debian's archive for the test images.
+
+mod made;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use conformance::Cluster;
+
+const PODS: usize = 20;
+/// Long enough that a million lines are more than twenty files hold.
+const PAD: usize = 230;
+const LIMIT: Duration = Duration::from_secs(600);
+
+#[test]
+fn every_line_of_twenty_pods_is_stored_once() {
+    let lines = std::env::var("SKERRY_LOG_LINES").ok().map_or(40_000, |text| text.parse().expect("a number")) / PODS;
+    let mut cluster = Cluster::start(&made::skerry(), Some(&made::test_images()));
+    let pad = "x".repeat(PAD);
+    // In four parts with pauses between them, so that there is something to kill in the middle of.
+    let script = format!(
+        "for part in 0 1 2 3; do awk -v part=$part 'BEGIN {{ n = {lines} / 4; \
+         for (i = 1; i <= n; i++) printf \"line %d {pad}\\n\", part * n + i }}'; sleep 3; done"
+    );
+    let mut collector = collect(&cluster);
+    let begun = Instant::now();
+    for pod in 0..PODS {
+        let name = format!("writer-{pod}");
+        let words = ["run", &name, "--image=busybox:1.28", "--restart=Never", "--command", "--", "sh", "-c", &script];
+        let (ok, text) = cluster.kubectl_words(&words);
+        assert!(ok, "{text}");
+    }
+    let mut kills = 0;
+    while cluster.must("get pods -o jsonpath={.items[*].status.phase}").split(' ').any(|phase| phase != "Succeeded") {
+        assert!(begun.elapsed() < LIMIT, "the pods do not end");
+        collector.kill().expect("it is ours to kill");
+        collector.wait().expect("it ends");
+        if kills % 2 == 1 {
+            cluster.kill_server();
+            cluster.run_server();
+            cluster.wait_for_server();
+        }
+        kills += 1;
+        collector = collect(&cluster);
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    cluster.must("delete pods --all --grace-period=1");
+    let mut before = 0;
+    let found = loop {
+        let found = stored(&cluster);
+        let total: usize = found.values().map(Vec::len).sum();
+        if total >= lines * PODS && total == before {
+            break found;
+        }
+        assert!(begun.elapsed() < LIMIT, "only {total} lines are stored\n{}", cluster.last_lines());
+        before = total;
+        std::thread::sleep(Duration::from_secs(2));
+    };
+    collector.kill().expect("it is ours to kill");
+    collector.wait().expect("it ends");
+    println!(
+        "{} lines, {kills} deaths of the collector, {} of the server, {:?}",
+        lines * PODS,
+        kills / 2,
+        begun.elapsed()
+    );
+    for pod in 0..PODS {
+        let numbers = &found[&format!("writer-{pod}")];
+        assert!(numbers.iter().copied().eq(1..=lines), "not every line of writer-{pod} is there once, in order");
+    }
+    assert!(kills > 2, "the collector was killed {kills} times");
+    let grep = cluster.skerry("logs --pod writer-3 --namespace default --grep ^line.7.x --plain");
+    assert_eq!(grep, format!("line 7 {pad}\n"));
+    assert_eq!(cluster.skerry("logs --pod writer-3 --namespace kube-system"), "");
+}
+
+fn collect(cluster: &Cluster) -> Child {
+    let log = File::options().create(true).append(true).open(cluster.data().join("collector.log")).expect("a log");
+    let mut command = cluster.command("collect-logs --node-name node --kernel=");
+    command.arg("--pods").arg(cluster.data().join("log/pods"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the collector starts")
+}
+
+/// The numbers of each pod's lines, in the order of time.
+fn stored(cluster: &Cluster) -> BTreeMap<String, Vec<usize>> {
+    let mut found: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for line in cluster.skerry("logs --namespace default --grep ^line").lines() {
+        let mut words = line.split(' ');
+        let pod = words.nth(1).and_then(|name| name.split('/').nth(1)).expect("a pod").to_owned();
+        found.entry(pod).or_default().push(words.nth(1).expect("a number").parse().expect("a number"));
+    }
+    found
+}
