@@ -115,8 +115,12 @@ impl Reflector {
         self.state = if stands && !forgotten && !unreadable { State::Listed } else { State::Unlisted };
         self.wait = !forgotten || self.failures > 0;
         self.failures += 1;
-        if self.wait {
-            tracing::warn!(collection = %self.cache.collection(), error = %base::chain(error), "will list or watch again");
+        // A server may be away for days, and a log is no place to count its seconds.
+        let (collection, times) = (self.cache.collection(), self.failures);
+        if self.wait && times.is_power_of_two() {
+            tracing::warn!(%collection, times, error = %base::chain(error), "will list or watch again");
+        } else if self.wait {
+            tracing::debug!(%collection, times, error = %base::chain(error), "will list or watch again");
         }
     }
 }

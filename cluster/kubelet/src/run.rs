@@ -346,14 +346,24 @@ async fn keep_node(node: Arc<Node>, images_changed: Arc<Notify>) {
     let mut lease: Option<Lease> = None;
     let mut written_at = node.clock.monotonic();
     let mut look_at = written_at;
+    let mut missed: u32 = 0;
     loop {
         let renewed = renew(&node, &mut lease).await;
-        if node.clock.monotonic() >= look_at {
+        if missed > 0 && renewed.is_ok() {
+            // It may be taken for dead by now.
+            look_at = node.clock.monotonic();
+        }
+        missed = if renewed.is_ok() { 0 } else { missed.saturating_add(1) };
+        if let (Err(error), true) = (&renewed, missed.is_power_of_two()) {
+            tracing::warn!(times = missed, error, "the node's Lease was not renewed");
+        }
+        // A server that does not take the one will not take the other.
+        if renewed.is_ok() && node.clock.monotonic() >= look_at {
             write_status(&node, &mut shown, &mut written_at).await;
             look_at = node.clock.monotonic().plus(STATUS_LOOK);
         }
         tokio::select! {
-            () = tokio::time::sleep(if renewed { LEASE_EVERY } else { LEASE_RETRY }) => {}
+            () = tokio::time::sleep(if renewed.is_ok() { LEASE_EVERY } else { LEASE_RETRY }) => {}
             () = images_changed.notified() => look_at = node.clock.monotonic(),
         }
     }
@@ -393,8 +403,28 @@ async fn register(node: &Node) -> Result<NodeStatus, client::ClientError> {
     }
 }
 
+/// Hears what others made of the node's conditions: the node controller says `Unknown` while a node is silent, and nobody
+/// but the node takes that back. A node that was deleted is registered again.
+async fn hear(node: &Node, shown: &mut NodeStatus) -> Result<(), client::ClientError> {
+    let there = match node.client.get::<ApiNode>("", &node.options.node_name).await {
+        Ok(there) => there.status.unwrap_or_default(),
+        Err(error) if error.not_found() => register(node).await?,
+        Err(error) => return Err(error),
+    };
+    for theirs in there.conditions.into_iter().flatten() {
+        let ours = shown.conditions.iter_mut().flatten().find(|ours| ours.type_ == theirs.type_);
+        if let Some(ours) = ours.filter(|ours| ours.status != theirs.status) {
+            *ours = theirs;
+        }
+    }
+    Ok(())
+}
+
 async fn write_status(node: &Node, shown: &mut NodeStatus, written_at: &mut Monotonic) {
     let now = node.clock.monotonic();
+    if let Err(error) = hear(node, shown).await {
+        return tracing::warn!(error = %chain(&error), "what the API shows of the node is not known");
+    }
     let (health, images) = health(node).await;
     let before = shown.conditions.clone().unwrap_or_default();
     let mut next = node::status(&node.options, &images, &health, &before, node.clock.now());
@@ -426,8 +456,7 @@ async fn write_status(node: &Node, shown: &mut NodeStatus, written_at: &mut Mono
     }
 }
 
-/// Whether the Lease is renewed.
-async fn renew(node: &Node, held: &mut Option<Lease>) -> bool {
+async fn renew(node: &Node, held: &mut Option<Lease>) -> Result<(), String> {
     const NAMESPACE: &str = "kube-node-lease";
     let name = &node.options.node_name;
     let now = node.clock.now();
@@ -438,12 +467,9 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> bool {
         let path = Lease::RESOURCE.path(NAMESPACE, name, "");
         let body = bytes::Bytes::from(patch.to_string());
         match node.client.call(http::Method::PATCH, path, client::typed::MERGE_PATCH, body).await {
-            Ok(_) => return true,
+            Ok(_) => return Ok(()),
             Err(error) if error.not_found() => *held = None,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "the node's Lease was not renewed");
-                return false;
-            }
+            Err(error) => return Err(chain(&error).to_string()),
         }
     }
     let owner = match node.client.get::<ApiNode>("", name).await {
@@ -454,10 +480,7 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> bool {
             uid: object.uid().to_owned(),
             ..OwnerReference::default()
         },
-        Err(error) => {
-            tracing::warn!(error = %chain(&error), "the node's Lease was not made");
-            return false;
-        }
+        Err(error) => return Err(chain(&error).to_string()),
     };
     let lease = Lease {
         metadata: ObjectMeta {
@@ -477,9 +500,9 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> bool {
         Ok(made) => *held = Some(made),
         // It is there from an earlier run: the next renewal finds it.
         Err(error) if error.already_exists() => *held = Some(lease),
-        Err(error) => tracing::warn!(error = %chain(&error), "the node's Lease was not made"),
+        Err(error) => return Err(chain(&error).to_string()),
     }
-    held.is_some()
+    Ok(())
 }
 
 async fn keep_logs(node: Arc<Node>) {

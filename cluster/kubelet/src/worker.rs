@@ -148,7 +148,7 @@ enum Outcome {
     Forgotten(Result<(), String>),
     Probed(ContainerId, probe::Kind, bool, String),
     PullAged(String),
-    StatusSent(Box<PodStatus>, bool),
+    StatusSent(Box<PodStatus>, Result<(), String>),
     Kept,
 }
 
@@ -170,6 +170,7 @@ pub struct Worker {
     sending: bool,
     send_again_at: Option<Monotonic>,
     send_pause: Duration,
+    send_failures: u32,
     /// The API was not heard yet, so what it has of the status is not known.
     unheard: bool,
     /// Something changed that may have to be remembered.
@@ -208,6 +209,7 @@ pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, origin: Origin) -> Handle {
         sending: false,
         send_again_at: None,
         send_pause: SEND_PAUSE,
+        send_failures: 0,
         unheard: origin == Origin::Memory,
         to_keep: false,
         keeping: false,
@@ -498,15 +500,26 @@ impl Worker {
                 self.sending = false;
                 // That it is over must be remembered.
                 self.to_keep |= self.pod.ended();
-                if done {
-                    self.sent = *status;
-                    self.send_pause = SEND_PAUSE;
-                } else {
-                    self.send_again_at = Some(now.plus(self.send_pause));
-                    self.send_pause = (self.send_pause * 2).min(SEND_PAUSE_MAX);
+                match done {
+                    Ok(()) => {
+                        self.sent = *status;
+                        (self.send_pause, self.send_failures) = (SEND_PAUSE, 0);
+                    }
+                    Err(error) => self.not_sent(&error, now),
                 }
             }
             Outcome::Kept => self.keeping = false,
+        }
+    }
+
+    /// The server may be away for days: it is asked less often, and the log told less often still.
+    fn not_sent(&mut self, error: &str, now: Monotonic) {
+        self.send_again_at = Some(now.plus(self.send_pause));
+        self.send_pause = (self.send_pause * 2).min(SEND_PAUSE_MAX);
+        self.send_failures = self.send_failures.saturating_add(1);
+        if self.send_failures.is_power_of_two() {
+            let times = self.send_failures;
+            tracing::warn!(pod = %self.pod.full_name(), times, error, "the status was not taken");
         }
     }
 
@@ -756,21 +769,17 @@ impl Worker {
     }
 }
 
-async fn send_status(client: &Client, namespace: &str, name: &str, patch: &serde_json::Value) -> bool {
+async fn send_status(client: &Client, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), String> {
     let sent: Result<Pod, _> = client.patch(namespace, name, "status", client::typed::STRATEGIC_PATCH, patch).await;
     match sent {
-        Ok(_) => true,
         // The object is gone or another one: the watch will tell.
-        Err(error) if error.not_found() || error.conflict() => true,
-        Err(error) => {
-            tracing::warn!(pod = %format!("{namespace}/{name}"), error = %chain(&error), "the status was not taken");
-            false
-        }
+        Err(error) if !error.not_found() && !error.conflict() => Err(chain(&error).to_string()),
+        _ => Ok(()),
     }
 }
 
 async fn delete_object(client: &Client, pod: &PodInfo, last_status: &serde_json::Value) -> Result<(), String> {
-    send_status(client, &pod.namespace, &pod.name, last_status).await;
+    send_status(client, &pod.namespace, &pod.name, last_status).await?;
     let options = DeleteOptions { uid: Some(pod.uid.clone()), grace_period: Some(0), ..DeleteOptions::default() };
     match client.delete(Pod::RESOURCE, &pod.namespace, &pod.name, &options).await {
         Err(error) if !error.not_found() && !error.conflict() => Err(chain(&error).to_string()),

@@ -276,6 +276,32 @@ async fn an_idle_node_writes_its_lease_and_nothing_else() {
     assert_eq!(writes.len(), 40, "one each five seconds");
 }
 
+/// A node that was silent stayed `Unknown` for up to five minutes after it was heard again.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_taken_for_dead_says_that_it_lives() {
+    let world = World::new();
+    world.pass(Duration::from_secs(30)).await;
+    let ready = |world: &World| {
+        let node = world.api.get("/api/v1/nodes/n1").expect("a node");
+        let conditions = node["status"]["conditions"].as_array().expect("conditions").clone();
+        conditions.iter().find(|each| each["type"] == "Ready").expect("Ready")["status"].clone()
+    };
+    world.api.cut(true);
+    world.pass(Duration::from_secs(60)).await;
+    let mut node = world.api.get("/api/v1/nodes/n1").expect("a node");
+    for condition in node["status"]["conditions"].as_array_mut().expect("conditions") {
+        condition["status"] = "Unknown".into();
+    }
+    world.api.put("/api/v1/nodes/n1", node);
+    assert_eq!(ready(&world), "Unknown");
+    world.api.cut(false);
+    world.pass(Duration::from_secs(2)).await;
+    assert_eq!(ready(&world), "True");
+    world.api.remove("/api/v1/nodes/n1");
+    world.pass(Duration::from_secs(11)).await;
+    assert_eq!(ready(&world), "True", "a node that was deleted is registered again");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_active_deadline_fails_the_pod() {
     let spec = json!({"activeDeadlineSeconds": 5, "terminationGracePeriodSeconds": 1, "containers": [app()]});
