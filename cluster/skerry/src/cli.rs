@@ -58,6 +58,10 @@ pub struct Server {
     /// Where to serve the API.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
     pub listen: SocketAddr,
+    /// Before the first start, restore this backup to the data folder, as `skerry restore` does. A data folder that holds
+    /// anything is used as it is.
+    #[arg(long, value_name = "FILE")]
+    pub restore: Option<PathBuf>,
     /// Run the control plane alone, no pods on this machine.
     #[arg(long)]
     pub no_node: bool,

@@ -34,6 +34,9 @@ pub enum StartError {
     /// What every cluster has from the start could not be written.
     #[error("failed to write the objects every cluster has")]
     Bootstrap(#[source] apiserver::Failure),
+    /// The backup that the server was given does not become its cluster.
+    #[error("failed to restore a backup before the first start")]
+    FirstStart(#[source] crate::restore::RestoreFailed),
     /// A restore that was interrupted cannot be finished.
     #[error("failed to finish a restore that had been interrupted")]
     Restore(#[source] ::backup::BackupError),

@@ -1,6 +1,6 @@
 //! `skerry restore`: a blank data folder becomes the cluster of a file.
 //!
-//! Start at [`run`].
+//! Start at [`run`]; `skerry server --restore` does the same before its first start ([`before_first_start`]).
 //!
 //! Invariant: whatever is wrong with the file, the folder or a volume's folder is found before anything is written.
 //!
@@ -22,7 +22,7 @@ use crate::{StartError, cli, server};
 pub enum RestoreFailed {
     /// The folder cannot be used.
     #[error(transparent)]
-    Folder(StartError),
+    Folder(Box<StartError>),
     /// The threads cannot be started.
     #[error("failed to start threads")]
     Threads(#[source] std::io::Error),
@@ -45,20 +45,48 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
     let contents = file.contents().map_err(failed)?;
     look(&options.data_dir, options.move_aside).map_err(failed)?;
     let volumes = volumes(&options, &file, &contents).map_err(failed)?;
-    let unusable = |source| StartError::Folder { path: options.data_dir.clone(), source };
-    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&options.data_dir);
-    made.map_err(|source| RestoreFailed::Folder(unusable(source)))?;
-    let _lock = server::locked(&options.data_dir).map_err(RestoreFailed::Folder)?;
-    if finished_before(&options.data_dir, &file, now).map_err(failed)? {
-        println!("an earlier restore of the same file had been interrupted, and is finished now");
-        return Ok(());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RestoreFailed::Threads)?;
+    let wish = Wish { file: &file, data: &options.data_dir, move_aside: options.move_aside, volumes: &volumes };
+    println!("{}", runtime.block_on(fulfil(&wish, now))?);
+    Ok(())
+}
+
+/// What a server does before its first start if it was given a backup. A folder that holds anything is used as it is.
+pub(crate) async fn before_first_start(file: &Path, data: &Path, now: Timestamp) -> Result<(), RestoreFailed> {
+    let failed = |source| RestoreFailed::Restore { folder: data.to_owned(), source };
+    match look(data, false) {
+        Err(BackupError::NotBlank { .. }) => return Ok(()),
+        looked => looked.map_err(failed)?,
+    };
+    let file = check(file).map_err(failed)?;
+    file.contents().map_err(failed)?;
+    let wish = Wish { file: &file, data, move_aside: false, volumes: &BTreeMap::new() };
+    tracing::info!("{}", fulfil(&wish, now).await?);
+    Ok(())
+}
+
+/// What is to be restored where; all of it was looked at.
+struct Wish<'a> {
+    file: &'a Checked,
+    data: &'a Path,
+    move_aside: bool,
+    volumes: &'a BTreeMap<String, PathBuf>,
+}
+
+/// Does it, and says what was done.
+async fn fulfil(wish: &Wish<'_>, now: Timestamp) -> Result<String, RestoreFailed> {
+    let Wish { file, data, move_aside, volumes } = *wish;
+    let failed = |source| RestoreFailed::Restore { folder: data.to_owned(), source };
+    let unusable = |source| RestoreFailed::Folder(StartError::Folder { path: data.to_owned(), source }.into());
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(data).map_err(unusable)?;
+    let _lock = server::locked(data).map_err(|error| RestoreFailed::Folder(error.into()))?;
+    if finished_before(data, file, now).map_err(failed)? {
+        return Ok("an earlier restore of the same file had been interrupted, and is finished now".to_owned());
     }
     // The one that was finished may have been of another file.
-    look(&options.data_dir, options.move_aside).map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RestoreFailed::Threads)?;
-    let restored = runtime.block_on(::backup::restore(&file, &options.data_dir, &volumes, now)).map_err(failed)?;
-    println!("{}", told(&file, &restored, &volumes, &options.data_dir));
-    Ok(())
+    look(data, move_aside).map_err(failed)?;
+    let restored = ::backup::restore(file, data, volumes, now).await.map_err(failed)?;
+    Ok(told(file, &restored, volumes, data))
 }
 
 fn finished_before(data: &Path, file: &Checked, now: Timestamp) -> Result<bool, BackupError> {
@@ -100,8 +128,7 @@ fn is_empty(folder: &Path) -> Result<(), BackupError> {
 fn told(file: &Checked, restored: &Restored, volumes: &BTreeMap<String, PathBuf>, data: &Path) -> String {
     let (meta, count) = (&file.meta, &restored.count);
     let mut told = format!(
-        "restored cluster {} as of {} (revision {}): {} objects, {} key files, {} of {} volumes; start it with: skerry server \
-         --data-dir {}",
+        "restored cluster {} as of {} (revision {}): {} objects, {} key files, {} of {} volumes to {}",
         meta.cluster,
         meta.time,
         meta.revision,

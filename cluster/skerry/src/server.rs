@@ -59,6 +59,10 @@ pub(crate) fn logging() {
 async fn serve(options: cli::Server) -> Result<(), StartError> {
     let stop = stop().map_err(StartError::Signals)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if let Some(file) = &options.restore {
+        let restored = crate::restore::before_first_start(file, &options.data_dir, clock.now()).await;
+        restored.map_err(StartError::FirstStart)?;
+    }
     let data = folder(&options.data_dir)?;
     let _lock = locked(&data)?;
     finish_restore(&data, &*clock)?;

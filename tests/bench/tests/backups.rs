@@ -3,8 +3,9 @@
 //! Needs root (a network namespace).
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -55,6 +56,7 @@ fn a_backup_under_load_restores_to_a_prefix_of_what_was_acknowledged() {
         let config = Kubeconfig::read(&config).expect("a kubeconfig");
         server.kill();
         a_blank_folder_becomes_it(newest, &config).await;
+        a_server_restores_before_its_first_start(newest, folder.path());
     });
 }
 
@@ -219,4 +221,33 @@ async fn a_blank_folder_becomes_it(file: &Path, config: &Kubeconfig) {
     };
     assert!(refused.contains("410"), "a client that goes on where it was must list again: {refused}");
     connection.call(Method::DELETE, &format!("{MAPS}/client-0-0"), JSON, "{}".into()).await.expect("it takes writes");
+}
+
+/// Once: a file that is given again at the second start is not looked at.
+fn a_server_restores_before_its_first_start(file: &Path, folder: &Path) {
+    let (data, port) = (folder.join("data"), "127.0.0.1:6444");
+    // What it says until it serves, or ends.
+    let serve = |file: &Path| {
+        let mut command = Command::new(program());
+        command.args(["server", "--no-node", "--listen", port, "--data-dir"]).arg(&data).arg("--restore").arg(file);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut said = String::new();
+        for line in BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok) {
+            said.push_str(&line);
+            if line.contains("serving Kubernetes") {
+                break;
+            }
+        }
+        child.kill().expect("it is ours to kill");
+        child.wait().expect("it ends");
+        said
+    };
+    let wrong = folder.join("none");
+    let refused = serve(&wrong);
+    assert!(refused.contains("failed to restore a backup before the first start"), "{refused}");
+    assert!(!data.exists(), "no other cluster was made instead");
+    let first = serve(file);
+    assert!(first.contains("restored cluster") && first.contains("serving Kubernetes"), "{first}");
+    let second = serve(&wrong);
+    assert!(!second.contains("restored cluster") && second.contains("serving Kubernetes"), "{second}");
 }
