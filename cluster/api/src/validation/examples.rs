@@ -349,6 +349,13 @@ fn workloads() {
         &["spec: Forbidden: updates to statefulset spec for fields other than…"],
     );
     changed("apps/v1", "StatefulSet", &spec(""), &spec(",'replicas':4"), &[]);
+    // A claim template is a volume that containers mount.
+    let mounting =
+        |rest: &str| spec(rest).replace("'image':'i'", "'image':'i','volumeMounts':[{'name':'www','mountPath':'/w'}]");
+    let claims = ",'volumeClaimTemplates':[{'metadata':{'name':'www'},'spec':{}}]";
+    broken("apps/v1", "StatefulSet", &mounting(claims), &[]);
+    let missing = "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"www\"";
+    broken("apps/v1", "StatefulSet", &mounting(""), &[missing]);
 }
 
 #[test]

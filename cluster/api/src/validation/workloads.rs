@@ -150,9 +150,25 @@ pub(super) fn daemon_set(object: &Value, wrong: &mut Wrong) {
     }
 }
 
+/// The set as its pods will be: a claim template is a volume of that name.
+fn with_claims(object: &Value) -> Value {
+    let mut whole = object.clone();
+    let mut volumes = dig::list(object, "spec.template.spec.volumes").to_vec();
+    for template in dig::list(object, "spec.volumeClaimTemplates") {
+        let name = dig::get(template, "metadata.name");
+        if !volumes.iter().any(|volume| volume["name"] == *name) {
+            volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        }
+    }
+    if !volumes.is_empty() {
+        dig::put(&mut whole, "spec.template.spec.volumes", volumes.into());
+    }
+    whole
+}
+
 pub(super) fn stateful_set(object: &Value, wrong: &mut Wrong) {
     let spec = dig::get(object, "spec");
-    selector_and_template(object, "statefulset", wrong);
+    selector_and_template(&with_claims(object), "statefulset", wrong);
     not_negative(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], wrong);
     match dig::text(spec, "podManagementPolicy") {
         "" => wrong.required(&SPEC.child("podManagementPolicy"), ""),
