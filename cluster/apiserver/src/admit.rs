@@ -45,6 +45,7 @@ pub(crate) fn update(api: &Api, kind: &Kind, object: &mut Value, old: &Value, us
     match (kind.group.as_ref(), kind.plural.as_ref()) {
         ("", "namespaces") => namespace_label(object),
         ("", "pods") => admit_pod::update(object, old),
+        ("", "persistentvolumes") => node_notes_only(kind, object, old, user)?,
         ("rbac.authorization.k8s.io", _) => {
             let parts = ["rules", "aggregationRule", "subjects", "roleRef"];
             if parts.iter().any(|part| object.get(part) != old.get(part)) {
@@ -113,6 +114,23 @@ fn default_storage_class(api: &Api, object: &mut Value) {
     if let Some(name) = newest_default(api, prefix, "storageclass.kubernetes.io/is-default-class") {
         dig::put(object, "spec.storageClassName", name.into());
     }
+}
+
+/// NodeRestriction: a node that takes care of a volume may note on it how that went, and change nothing else.
+fn node_notes_only(kind: &Kind, object: &Value, old: &Value, user: &User) -> Result<(), Failure> {
+    let without_notes = |object: &Value| {
+        let mut bare = object.clone();
+        for path in ["metadata.annotations", "metadata.managedFields", "metadata.resourceVersion"] {
+            dig::remove(&mut bare, path);
+        }
+        bare
+    };
+    let is_node = user.is_in("system:nodes") && !user.is_in(crate::user::MASTERS);
+    if is_node && without_notes(object) != without_notes(old) {
+        let why = "a node may change only the annotations of a volume it takes care of";
+        return Err(Failure::forbidden(resource_of(kind), meta::name(object), why));
+    }
+    Ok(())
 }
 
 /// StorageObjectInUseProtection: what is used stays until it is used no more.

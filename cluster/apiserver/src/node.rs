@@ -3,7 +3,7 @@
 //! Start at [`allows`].
 //!
 //! Invariants:
-//! * a node writes only its own Node, Lease, CSINode, and what belongs to its own pods;
+//! * a node writes only its own Node, Lease, CSINode, what belongs to its own pods, and notes on volumes it takes care of;
 //! * a node reads only those Secrets, ConfigMaps and claims that a pod bound to it mentions.
 
 use api::dig;
@@ -59,6 +59,7 @@ pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
         "create" => wish.subresource.is_empty() && CREATES.contains(&what),
         "update" | "patch" | "delete" => match what {
             ("", "pods") => owns_pod(api, node, wish),
+            ("", "persistentvolumes") => wish.verb == "patch" && takes_care(api, node, wish),
             ("" | "events.k8s.io", "events") => wish.verb != "delete",
             ("" | "storage.k8s.io" | "coordination.k8s.io", "nodes" | "csinodes" | "leases") => wish.name == node,
             _ => false,
@@ -70,6 +71,13 @@ pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
 fn owns_pod(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
     let pod = api.object(&format!("pods/{}/{}", wish.namespace, wish.name));
     pod.is_some_and(|pod| dig::text(&pod, "spec.nodeName") == node)
+}
+
+/// The volume controller asked the node to remove what a released volume holds; admission lets it change annotations only.
+fn takes_care(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
+    let volume = api.object(&format!("persistentvolumes/{}", wish.name));
+    let caretaker = volume.as_ref().and_then(|volume| api::meta::annotation(volume, "skerry.dev/caretaker"));
+    wish.subresource.is_empty() && caretaker == Some(node)
 }
 
 /// A pod bound to the node mentions the object's name. Looking for the quoted name in the pod's bytes allows a little

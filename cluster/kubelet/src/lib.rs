@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod caretaker;
 pub mod checkpoint;
 pub mod events;
 pub mod image;
@@ -36,4 +37,7 @@ pub mod worker;
 
 pub use options::{Machine, Options, Tls};
 pub use run::{KubeletError, run};
-pub use volumes::{VolumeError, unmount_all};
+pub use volumes::{Helper, VolumeError, unmount_all};
+
+/// The mount helper, for the binary that [`Options::mount_helper`] names.
+pub use volumes::helper::main as mounter_main;

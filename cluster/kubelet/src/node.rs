@@ -54,8 +54,14 @@ pub fn node(options: &Options, images: &[ImageStatus], health: &Health, now: Tim
         ("beta.kubernetes.io/arch".to_owned(), machine.architecture.clone()),
     ]);
     labels.extend(options.labels.clone());
+    let local_volumes = options.local_volumes.display().to_string();
     Node {
-        metadata: ObjectMeta { name: Some(options.node_name.clone()), labels: Some(labels), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(options.node_name.clone()),
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([(claims::LOCAL_FOLDER.to_owned(), local_volumes)])),
+            ..ObjectMeta::default()
+        },
         spec: Some(NodeSpec::default()),
         status: Some(status(options, images, health, &[], now)),
     }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use base::Bytes;
 
+use crate::volumes::Helper;
+
 /// The port of the kubelet's HTTPS API.
 pub const PORT: u16 = 10250;
 /// Pods a node takes; upstream's default.
@@ -57,6 +59,10 @@ pub struct Options {
     pub checkpoints: Option<PathBuf>,
     /// Encrypts what it remembers.
     pub checkpoint_key: Option<crate::checkpoint::Key>,
+    /// How this program is started again to touch NFS.
+    pub mount_helper: Helper,
+    /// The folder for volumes of the class `local` (`D/kubelet/local`). Made when one is.
+    pub local_volumes: PathBuf,
 }
 
 /// The kubelet's server certificate and the CA its clients' certificates must come from, all DER.
@@ -167,6 +173,9 @@ impl Options {
             static_pods: None,
             checkpoints: None,
             checkpoint_key: None,
+            mount_helper: Helper { program: std::env::current_exe().unwrap_or_default(), args: vec!["mounter".into()] },
+            // Other machines read it, so it must not depend on where this program was started.
+            local_volumes: std::path::absolute(data_dir.join("local")).unwrap_or_else(|_| data_dir.join("local")),
         }
     }
 }

@@ -17,7 +17,7 @@ use base::{Clock, Monotonic, Rng, chain};
 use client::{Cache, Client, Door, Kind};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node as ApiNode, NodeStatus, Pod, Service};
+use k8s_openapi::api::core::v1::{Node as ApiNode, NodeStatus, PersistentVolume, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use runtime::{ContainerState, Runtime, SandboxStatus};
 use tokio::sync::{Notify, Semaphore};
@@ -31,7 +31,7 @@ use crate::objects::Objects;
 use crate::pod::PodInfo;
 use crate::tasks::{Owner, Tasks};
 use crate::worker::{self, Handle, Node, Origin, Update};
-use crate::{Options, image, logs, server};
+use crate::{Options, caretaker, image, logs, server};
 
 /// How often the Lease is renewed: as upstream, a quarter of its life.
 pub const LEASE_EVERY: Duration = Duration::from_secs(5);
@@ -140,6 +140,7 @@ pub async fn run(
     tasks.spawn(keep_services(node.clone()));
     tasks.spawn(keep_logs(node.clone()));
     tasks.spawn(keep_images(node.clone(), images_changed));
+    tasks.spawn(caretaker::run(node.clone(), open::<PersistentVolume>(&tasks, &door, "")));
     follow_pods(&node, &pods, &door, &orphans).await;
     Ok(())
 }
@@ -299,10 +300,13 @@ async fn remove_old_folders(node: &Arc<Node>, known: &BTreeSet<String>) {
             continue;
         }
         let path = folder.path();
-        let removed = crate::volumes::unmount_all(&path).map_err(|error| chain(&error).to_string());
-        let removed = removed.and_then(|()| std::fs::remove_dir_all(&path).map_err(|error| error.to_string()));
-        if let Err(error) = removed {
-            tracing::debug!(folder = %path.display(), error, "an old folder stays for now");
+        let (helper, old) = (node.options.mount_helper.clone(), path.clone());
+        // A server that does not answer takes its time.
+        let removed = tokio::task::spawn_blocking(move || {
+            crate::volumes::unmount_all(&old, &helper).and_then(|()| crate::volumes::remove_folder(&old))
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::debug!(folder = %path.display(), error = %chain(&error), "an old folder stays for now");
         }
     }
 }
@@ -389,13 +393,15 @@ async fn register(node: &Node) -> Result<NodeStatus, client::ClientError> {
         Ok(made) => Ok(made.status.unwrap_or_default()),
         Err(error) if error.already_exists() => {
             let there: ApiNode = node.client.get("", &node.options.node_name).await?;
-            let labels = serde_json::json!({"metadata": {"labels": wanted.metadata.labels}});
-            let has = |(key, value): (&String, &String)| {
-                there.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
+            let (labels, notes) = (&wanted.metadata.labels, &wanted.metadata.annotations);
+            let patch = serde_json::json!({"metadata": {"labels": labels, "annotations": notes}});
+            let within = |wanted: &Option<BTreeMap<String, String>>, there: &Option<BTreeMap<String, String>>| {
+                let has = |(key, value): (&String, &String)| there.as_ref().and_then(|all| all.get(key)) == Some(value);
+                wanted.iter().flatten().all(has)
             };
-            if !wanted.metadata.labels.iter().flatten().all(has) {
+            if !within(labels, &there.metadata.labels) || !within(notes, &there.metadata.annotations) {
                 let _: ApiNode =
-                    node.client.patch("", &node.options.node_name, "", client::typed::STRATEGIC_PATCH, &labels).await?;
+                    node.client.patch("", &node.options.node_name, "", client::typed::STRATEGIC_PATCH, &patch).await?;
             }
             Ok(there.status.unwrap_or_default())
         }

@@ -39,7 +39,7 @@ use crate::probe::{self, Rhythm, Track};
 use crate::status::{self, Facts};
 use crate::step::{self, Action, Backoff, Condemned, Memory, Note, Now, Observed, StopCause, Task, Verdict, Waiting};
 use crate::tasks::Tasks;
-use crate::volumes::{self, VolumeError};
+use crate::volumes::{self, Found, VolumeError};
 
 /// The least time a container has between its preStop hook and the end; upstream's.
 const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ const SEND_PAUSE: Duration = Duration::from_secs(1);
 const SEND_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A token that was remembered may have run out, but first the pod is started with it.
 const TOKEN_REST: Duration = Duration::from_secs(1);
+/// How often an emptyDir with a limit is measured; upstream's.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// The longest postStart hook.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
 
@@ -146,6 +148,7 @@ enum Outcome {
     Unmounted(Result<(), String>),
     Deleted(Result<(), String>),
     Forgotten(Result<(), String>),
+    Overfull(String),
     Probed(ContainerId, probe::Kind, bool, String),
     PullAged(String),
     StatusSent(Box<PodStatus>, Result<(), String>),
@@ -157,6 +160,8 @@ struct Gear {
     followed: Option<Followed>,
     tokens: Tokens,
     recalled: Option<Arc<Checkpoint>>,
+    /// What claims and exports among its volumes are.
+    found: Found,
 }
 
 /// One pod's loop.
@@ -178,6 +183,7 @@ pub struct Worker {
     keeping: bool,
     refresh_at: Option<Monotonic>,
     probes: BTreeMap<(ContainerId, probe::Kind), AbortHandle>,
+    measuring: Option<AbortHandle>,
     messages: BTreeMap<ContainerId, Option<String>>,
     adopted: bool,
     outcomes: mpsc::UnboundedSender<Outcome>,
@@ -215,6 +221,7 @@ pub fn start(node: &Arc<Node>, pod: Arc<PodInfo>, origin: Origin) -> Handle {
         keeping: false,
         refresh_at: None,
         probes: BTreeMap::new(),
+        measuring: None,
         messages: BTreeMap::new(),
         adopted: false,
         outcomes,
@@ -236,7 +243,8 @@ fn gear(node: &Node, pod: &PodInfo, origin: Origin) -> Gear {
         ((volume.clone(), path.clone()), Token { value: value.clone(), renew_at })
     };
     let tokens = recalled.iter().flat_map(|checkpoint| &checkpoint.tokens).map(token).collect();
-    Gear { followed: None, tokens, recalled }
+    let found = volumes::origin::remembered(&node.pod_dir(&pod.uid));
+    Gear { followed: None, tokens, recalled, found }
 }
 
 impl Worker {
@@ -263,6 +271,7 @@ impl Worker {
             }
         }
         self.probes.values().for_each(AbortHandle::abort);
+        self.measuring.iter().for_each(AbortHandle::abort);
     }
 
     fn update(&mut self, update: Update) {
@@ -447,6 +456,7 @@ impl Worker {
                     Ok(renew_at) => {
                         self.memory.volumes_ready = true;
                         self.to_keep = true;
+                        self.watch_limits();
                         self.memory.retry.remove(&Task::Volumes);
                         self.refresh_at = renew_at;
                     }
@@ -493,6 +503,10 @@ impl Worker {
                 self.memory.busy.remove(&Task::Forget);
                 self.memory.forgotten = result.is_ok();
                 self.check(result, Task::Forget, now);
+            }
+            Outcome::Overfull(message) => {
+                self.warn("Evicted", None, message.clone());
+                self.memory.stop.get_or_insert(StopCause { reason: "Evicted".to_owned(), message });
             }
             Outcome::Probed(id, kind, success, message) => self.settle_probe(id, kind, success, message),
             Outcome::PullAged(name) => self.pull_aged(&name),
@@ -741,8 +755,8 @@ impl Worker {
                     Outcome::Quiet(Task::RemoveSandbox(id))
                 }
                 Action::Unmount => {
-                    let pod_dir = node.pod_dir(&pod.uid);
-                    let unmounted = tokio::task::spawn_blocking(move || volumes::unmount_all(&pod_dir)).await;
+                    let (pod_dir, helper) = (node.pod_dir(&pod.uid), node.options.mount_helper.clone());
+                    let unmounted = tokio::task::spawn_blocking(move || volumes::unmount_all(&pod_dir, &helper)).await;
                     let unmounted = unmounted.map_err(|error| error.to_string());
                     Outcome::Unmounted(unmounted.and_then(|result| result.map_err(|error| chain(&error).to_string())))
                 }
@@ -751,6 +765,31 @@ impl Worker {
             };
             let _ = outcomes.send(outcome);
         });
+    }
+
+    /// Measures emptyDirs that have a limit from now on, until one is over it or the pod ends.
+    fn watch_limits(&mut self) {
+        let limited = volumes::limited(&self.pod, &self.node.pod_dir(&self.pod.uid));
+        if limited.is_empty() || self.measuring.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let outcomes = self.outcomes.clone();
+        self.measuring = Some(self.node.tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(MEASURE_EVERY).await;
+                let asked = limited.clone();
+                let measured = tokio::task::spawn_blocking(move || {
+                    let over = asked.into_iter().find(|(_, folder, most, _)| volumes::usage(folder) > *most);
+                    over.map(|(name, _, _, limit)| {
+                        format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". ")
+                    })
+                });
+                if let Ok(Some(message)) = measured.await {
+                    let _ = outcomes.send(Outcome::Overfull(message));
+                    return;
+                }
+            }
+        }));
     }
 
     /// Writes the volumes' files again: an object changed or a token is due.
@@ -806,6 +845,9 @@ async fn fill_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Re
     let renewed = renew_tokens(&node.client, pod, &mut tokens, node.clock.monotonic()).await;
     gear.tokens = tokens;
     let renew_at = renewed.map_err(|error| set_up_failed(&token_volume(pod), &error))?;
+    let pod_dir = node.pod_dir(&pod.uid);
+    let found = volumes::origin::resolve(&node.client, pod, &pod_dir, &mut gear.found).await;
+    found.map_err(|(volume, error)| set_up_failed(&volume, &error))?;
     let Some(followed) = &gear.followed else { return Ok(renew_at) };
     for volume in pod.spec().volumes.iter().flatten() {
         let failed = |error: &VolumeError| set_up_failed(&volume.name, &chain(error).to_string());
@@ -831,8 +873,12 @@ async fn fill_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Re
             }
             _ => None,
         };
-        let (pod_owned, pod_dir, volume_owned) = (pod.clone(), node.pod_dir(&pod.uid), volume.clone());
-        let prepare = move || volumes::prepare(&pod_owned, &pod_dir, &volume_owned, files.as_ref());
+        let (pod_owned, pod_dir, volume_owned) = (pod.clone(), pod_dir.clone(), volume.clone());
+        let (origin, helper) = (gear.found.get(&volume.name).cloned(), node.options.mount_helper.clone());
+        let prepare = move || match origin {
+            Some(origin) => volumes::prepare_outside(&pod_owned, &pod_dir, &origin, &helper),
+            None => volumes::prepare(&pod_owned, &pod_dir, &volume_owned, files.as_ref()),
+        };
         // A path of the host may lie on a file system that does not answer: it must not hold up other pods.
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|error| error.to_string())?;
         prepared.map_err(|error| failed(&error))?;
@@ -1037,17 +1083,56 @@ async fn describe(
     } else {
         seen.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     };
-    let (pod_ips, host_ips) = (one_of_each_family(&ips), one_of_each_family(&node.options.addresses));
+    let facts = Described { image, image_status: image_status.as_ref(), services: &services, ips: &ips };
+    let (mut config, remote) = config(node, pod, gear, seen, member, attempt, &facts)?;
+    for RemotePart { mount, volume, inside } in remote {
+        let failed =
+            |detail| ConfigError::SubPath { volume: volume.clone(), container: member.name().to_owned(), detail };
+        let whole = config.mounts[mount].host_path.clone();
+        config.mounts[mount].host_path = remote_part(node, whole, inside).await.map_err(failed)?;
+    }
+    Ok(config)
+}
+
+/// What was found out about a container before it is described.
+struct Described<'a> {
+    image: &'a str,
+    image_status: Option<&'a runtime::ImageStatus>,
+    services: &'a [Arc<Service>],
+    ips: &'a [IpAddr],
+}
+
+/// A part of a volume on a server, which is still to be found: the number of its mount, the volume, and what of it.
+struct RemotePart {
+    mount: usize,
+    volume: String,
+    inside: String,
+}
+
+fn config(
+    node: &Node,
+    pod: &PodInfo,
+    gear: &Gear,
+    seen: &Observed,
+    member: &Member,
+    attempt: u32,
+    facts: &Described<'_>,
+) -> Result<(runtime::ContainerConfig, Vec<RemotePart>), ConfigError> {
+    let ips = facts.ips;
+    let (pod_ips, host_ips) = (one_of_each_family(ips), one_of_each_family(&node.options.addresses));
     let pod_dir = node.pod_dir(&pod.uid);
     let volume_file = |volume: &str, path: &str| {
         let volume = pod.spec().volumes.iter().flatten().find(|one| one.name == volume)?;
-        std::fs::read_to_string(volumes::folder(&pod_dir, volume).join(path)).ok()
+        // A server that does not answer would hold up more than this pod.
+        let is_remote = gear.found.get(&volume.name).is_some_and(|origin| origin.place.is_remote());
+        let file = volumes::folder(&pod_dir, volume, &gear.found).join(path);
+        if is_remote { None } else { std::fs::read_to_string(file).ok() }
     };
     let nothing = Nothing;
     let source: &dyn make::Source = gear.followed.as_ref().map_or(&nothing as &dyn make::Source, |followed| followed);
     let env = make::env::EnvFacts {
         source,
-        services: &services,
+        services: facts.services,
         fields: make::fields::FieldFacts {
             pod,
             container: member.name(),
@@ -1060,17 +1145,18 @@ async fn describe(
     };
     let environment = make::env::environment(&member.container, &env)?;
     let message_path = pod_dir.join("containers").join(member.name()).join(attempt.to_string());
-    let mounts = mounts(node, pod, member, &environment, &ips, &message_path)?;
+    let (mounts, remote) = mounts(node, pod, &gear.found, member, &environment, ips, &message_path)?;
     let target = member.target.as_deref().and_then(|name| seen.latest(name)).map(|container| container.id.clone());
     let parts = make::Parts {
         env,
-        image: image.to_owned(),
-        image_status: image_status.as_ref(),
+        image: facts.image.to_owned(),
+        image_status: facts.image_status,
         mounts,
         message_path: &message_path,
         target,
     };
-    make::container_config(pod, member, attempt, &node.options, parts)
+    let config = make::container_config(pod, member, attempt, &node.options, parts)?;
+    Ok((config, remote))
 }
 
 struct Nothing;
@@ -1086,29 +1172,36 @@ impl make::Source for Nothing {
 fn mounts(
     node: &Node,
     pod: &PodInfo,
+    found: &Found,
     member: &Member,
     environment: &[(String, String)],
     ips: &[IpAddr],
     message_path: &std::path::Path,
-) -> Result<Vec<Mount>, ConfigError> {
+) -> Result<(Vec<Mount>, Vec<RemotePart>), ConfigError> {
     let pod_dir = node.pod_dir(&pod.uid);
-    let mut all = Vec::new();
+    let (mut all, mut remote) = (Vec::new(), Vec::new());
     for mount in member.container.volume_mounts.iter().flatten() {
         let missing = || ConfigError::Volume { volume: mount.name.clone(), container: member.name().to_owned() };
         let volume = pod.spec().volumes.iter().flatten().find(|one| one.name == mount.name).ok_or_else(missing)?;
-        let mut host_path = volumes::folder(&pod_dir, volume);
+        let origin = found.get(&mount.name);
+        let mut host_path = volumes::folder(&pod_dir, volume, found);
         let value = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let expanded =
             mount.sub_path_expr.as_deref().filter(|path| !path.is_empty()).map(|path| make::env::expand(path, &value));
         if let Some(inside) = expanded.or_else(|| mount.sub_path.clone()).filter(|path| !path.is_empty()) {
-            let failed = |detail| ConfigError::SubPath {
-                volume: mount.name.clone(),
-                container: member.name().to_owned(),
-                detail,
-            };
-            host_path = volumes::sub_path(&host_path, &inside).map_err(failed)?;
+            // A server that does not answer must not hold up this thread.
+            if origin.is_some_and(|origin| origin.place.is_remote()) {
+                remote.push(RemotePart { mount: all.len(), volume: mount.name.clone(), inside });
+            } else {
+                let failed = |detail| ConfigError::SubPath {
+                    volume: mount.name.clone(),
+                    container: member.name().to_owned(),
+                    detail,
+                };
+                host_path = volumes::sub_path(&host_path, &inside).map_err(failed)?;
+            }
         }
-        let readonly = mount.read_only == Some(true);
+        let readonly = mount.read_only == Some(true) || origin.is_some_and(|origin| origin.read_only);
         all.push(Mount {
             container_path: PathBuf::from("/").join(&mount.mount_path),
             host_path,
@@ -1146,7 +1239,16 @@ fn mounts(
         let host_path = own_file(message_path.to_owned(), None, 0o666)?;
         all.push(Mount { container_path: inside.into(), host_path, ..Mount::default() });
     }
-    Ok(all)
+    Ok((all, remote))
+}
+
+/// A part of a volume on a server, looked for by a helper.
+async fn remote_part(node: &Node, volume: PathBuf, inside: String) -> Result<PathBuf, String> {
+    let helper = node.options.mount_helper.clone();
+    let request = volumes::helper::Request::SubPath { volume, inside };
+    let asked = tokio::task::spawn_blocking(move || helper.ask(&request, volumes::helper::LOOK_MAX)).await;
+    let answer = asked.map_err(|error| error.to_string())?;
+    answer.map(PathBuf::from).map_err(|error| error.to_string())
 }
 
 /// Writes a file in place (it may be mounted somewhere), or only makes it.
@@ -1226,13 +1328,7 @@ async fn forget(node: &Node, pod: &PodInfo, seen: &Observed) -> Result<(), Strin
         node.runtime.remove_sandbox(sandbox.id.clone()).await.map_err(failed)?;
     }
     // Its logs stay a while.
-    let folder = node.pod_dir(&pod.uid);
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("failed to remove {}: {error}", folder.display()))
-        }
-        _ => Ok(()),
-    }
+    volumes::remove_folder(&node.pod_dir(&pod.uid)).map_err(|error| chain(&error).to_string())
 }
 
 /// What a container that ended left as its message.

@@ -390,10 +390,24 @@ async fn readiness_gates_and_other_conditions_are_respected() {
 #[tokio::test(start_paused = true)]
 async fn volumes_this_node_cannot_mount_are_named() {
     let world = World::new();
+    let volume = json!({"name": "v", "iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0}});
+    world.pod("web", json!({"containers": [app()], "volumes": [volume]}));
+    world.pass(Duration::from_secs(2)).await;
+    let wanted =
+        "FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type iscsi are not supported on this node";
+    assert!(world.events().contains(&wanted.to_owned()), "{:?}", world.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_not_bound_keeps_its_pod_waiting_and_is_named() {
+    let world = World::new();
+    let claim = json!({"metadata": {"name": "c", "namespace": "default", "uid": "u"}, "status": {"phase": "Pending"}});
+    world.api.put("/api/v1/namespaces/default/persistentvolumeclaims/c", claim);
     let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
     world.pod("web", json!({"containers": [app()], "volumes": [volume]}));
     world.pass(Duration::from_secs(2)).await;
-    let wanted = "FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type persistentVolumeClaim are not supported on this node";
+    let wanted =
+        "FailedMount: MountVolume.SetUp failed for volume \"v\" : error processing PVC default/c: PVC is not bound";
     assert!(world.events().contains(&wanted.to_owned()), "{:?}", world.events());
 }
 

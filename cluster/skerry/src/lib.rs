@@ -66,6 +66,7 @@ fn inner(mut words: impl Iterator<Item = std::ffi::OsString>) -> Option<u8> {
     let code = match words.next()?.to_str()? {
         "helper" => runtime::helper_main(words),
         "keeper" => keeper::main(words),
+        "mounter" => kubelet::mounter_main(words),
         _ => return None,
     };
     Some(u8::try_from(code).unwrap_or(FAILED))

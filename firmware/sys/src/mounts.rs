@@ -34,6 +34,10 @@ impl Attributes {
     pub const NODEV: Attributes = Attributes(0x4);
     /// No programs.
     pub const NOEXEC: Attributes = Attributes(0x8);
+    /// Reading leaves access times alone.
+    pub const NOATIME: Attributes = Attributes(0x10);
+    /// So does reading folders.
+    pub const NODIRATIME: Attributes = Attributes(0x80);
 
     /// Both.
     pub const fn and(self, other: Attributes) -> Attributes {
@@ -91,14 +95,20 @@ fn c_path(path: &Path) -> io::Result<CString> {
 impl Tree {
     /// A new file system, such as `tmpfs` with `[("size", "64k"), ("mode", "755")]`; an empty value is a flag.
     pub fn new(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<Tree> {
-        Tree::make(kind, options, attributes).map(Tree).doing(format_args!("make a {kind}"))
+        Tree::make(kind, kind, options, attributes).map(Tree).doing(format_args!("make a {kind}"))
     }
 
-    fn make(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> io::Result<OwnedFd> {
+    /// The file system of this kind that `source` names, such as `10.0.0.9:/srv` for `nfs`. A word of the kernel about what it
+    /// refuses is part of the error; [`errno`] tells the number.
+    pub fn of_source(kind: &str, source: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<Tree> {
+        Tree::make(kind, source, options, attributes).map(Tree).doing(format_args!("mount {source}"))
+    }
+
+    fn make(kind: &str, source: &str, options: &[(&str, &str)], attributes: Attributes) -> io::Result<OwnedFd> {
         let kind = CString::new(kind)?;
         // SAFETY: a system call with a nul-ended string that lives through it.
         let context = descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) })?;
-        let source = CString::new(kind.as_bytes())?;
+        let source = CString::new(source)?;
         config(&context, FSCONFIG_SET_STRING, Some(c"source"), Some(&source))?;
         for (name, value) in options {
             let (name, text) = (CString::new(*name)?, CString::new(*value)?);
@@ -209,10 +219,31 @@ fn told(context: &OwnedFd, error: io::Error) -> io::Error {
     match nix::unistd::read(context, &mut text) {
         Ok(length) if length > 2 => {
             let words = String::from_utf8_lossy(&text[2..length]).trim().to_owned();
-            io::Error::new(error.kind(), format!("{words} ({error})"))
+            io::Error::new(error.kind(), Told { words, error })
         }
         _ => error,
     }
+}
+
+/// What the kernel said about an error, and the error.
+#[derive(Debug)]
+struct Told {
+    words: String,
+    error: io::Error,
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} ({})", self.words, self.error)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// The kernel's number of an error, whether or not it said something about it.
+pub fn errno(error: &io::Error) -> Option<i32> {
+    let told = error.get_ref().and_then(|inner| inner.downcast_ref::<Told>());
+    error.raw_os_error().or_else(|| told?.error.raw_os_error())
 }
 
 /// Sets attributes of the mount that `path` lies on top of, in place.
@@ -259,6 +290,21 @@ pub fn unmount(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The same for a file system whose server does not answer: what waits for it is given up first.
+pub fn unmount_by_force(path: &Path) -> Result<()> {
+    // Refused where there is nothing to give up; taking the mount away is what counts.
+    let _ = umount2(path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
+    unmount(path)
+}
+
+/// Takes away what is mounted at `path` once all of it is written; refused while somebody uses it.
+pub fn unmount_whole(path: &Path) -> Result<()> {
+    match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).doing_to("unmount", path),
+    }
+}
+
 /// More mounts on one point than this are somebody's loop.
 const UNMOUNT_LAYERS_MAX: u32 = 64;
 
@@ -272,12 +318,19 @@ pub fn become_root(root: &Path) -> Result<()> {
 
 /// Where something is mounted at or below `folder`, deepest first.
 pub fn mounted_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(kinds_below(folder)?.into_iter().map(|(path, _)| path).collect())
+}
+
+/// The same, with the kind of each file system, such as `nfs4`. Asks the kernel's list alone, never the file systems.
+pub fn kinds_below(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let text = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
-    let mut found: Vec<PathBuf> = text
+    let mut found: Vec<(PathBuf, String)> = text
         .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(unescape)
-        .filter(|target| target.starts_with(folder))
+        .filter_map(|line| {
+            let kind = line.split(" - ").nth(1)?.split(' ').next()?;
+            Some((unescape(line.split(' ').nth(4)?), kind.to_owned()))
+        })
+        .filter(|(target, _)| target.starts_with(folder))
         .collect();
     found.reverse();
     Ok(found)
@@ -331,7 +384,8 @@ mod tests {
         let tree = Tree::new("tmpfs", &[("size", "64k"), ("mode", "700")], Attributes::NODEV).expect("a tmpfs");
         tree.set(Attributes::NOEXEC, false).expect("attributes");
         tree.hang_at(folder.path()).expect("hung");
-        assert_eq!(mounted_below(folder.path()).expect("a list"), [folder.path()]);
+        let listed = kinds_below(folder.path()).expect("a list");
+        assert_eq!(listed, [(folder.path().to_owned(), "tmpfs".to_owned())]);
         unmount(folder.path()).expect("unmounted");
         unmount(folder.path()).expect("unmounted again");
         assert!(mounted_below(folder.path()).expect("a list").is_empty());
@@ -341,6 +395,7 @@ mod tests {
     fn an_unknown_option_is_named() {
         let error = Tree::new("tmpfs", &[("nosuchoption", "1")], Attributes::default()).expect_err("refused");
         assert!(error.source.to_string().contains("nosuchoption"), "{}", error.source);
+        assert_eq!(errno(&error.source), Some(libc::EINVAL));
     }
 
     /// Kernels before 6.5 know no other way.

@@ -1,15 +1,25 @@
 //! The volumes of a pod: what files they hold, and putting them there.
 //!
-//! Start at [`payload`] for what a volume made of API objects holds, and at [`prepare`] for the folder it becomes.
+//! Start at [`payload`] for what a volume made of API objects holds, and at [`prepare`] for the folder it becomes; what a claim
+//! leads to is found in [`origin`], and NFS is touched by [`helper`]s alone.
 //!
 //! Invariants:
 //! * secrets and tokens lie in memory (tmpfs) only;
 //! * files of a volume change together, by one rename of `..data`, as upstream does;
 //! * what is on disk already as wanted is not written again.
 //!
-//! Not here: fetching objects and tokens (`objects`), mounting into containers (`runtime`), volumes that outlive pods.
+//! Not here: fetching objects and tokens (`objects`), mounting into containers (`runtime`), removing the data of volumes that
+//! are released (`caretaker`).
 
 pub mod atomic;
+pub mod helper;
+pub mod nfs;
+pub mod origin;
+
+mod group;
+
+pub use helper::Helper;
+pub use origin::{Found, Origin, Place};
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +59,15 @@ pub enum VolumeError {
     /// A kind of volume this node cannot mount.
     #[error("volumes of type {0} are not supported on this node")]
     Unsupported(&'static str),
+    /// A helper did not mount it, or did not take it away.
+    #[error("mount failed: {0}")]
+    Helper(#[from] helper::HelperError),
+    /// It is still mounted although it was taken away.
+    #[error("{0} is still mounted")]
+    StillMounted(PathBuf),
+    /// A local volume is not there.
+    #[error("path \"{0}\" does not exist")]
+    NoPath(String),
     /// The host's path is not what the pod wants.
     #[error("hostPath type check failed: {path} is not a {wanted}")]
     HostPath {
@@ -91,6 +110,8 @@ pub enum Kind {
         /// Whether they must not touch a disk.
         in_memory: bool,
     },
+    /// What a claim leads to, or an export: see [`Origin`].
+    Outside,
     /// Anything else, by its field's name.
     Unsupported(&'static str),
 }
@@ -104,10 +125,9 @@ pub fn kind(volume: &Volume) -> Kind {
         Volume { secret: Some(_), .. } => files("secret", true),
         Volume { projected: Some(_), .. } => files("projected", true),
         Volume { downward_api: Some(_), .. } => files("downward-api", true),
-        Volume { persistent_volume_claim: Some(_), .. } => Kind::Unsupported("persistentVolumeClaim"),
-        Volume { nfs: Some(_), .. } => Kind::Unsupported("nfs"),
+        Volume { persistent_volume_claim: Some(_), .. } | Volume { nfs: Some(_), .. } => Kind::Outside,
         Volume { csi: Some(_), .. } => Kind::Unsupported("csi"),
-        Volume { ephemeral: Some(_), .. } => Kind::Unsupported("ephemeral"),
+        Volume { ephemeral: Some(_), .. } => Kind::Outside,
         Volume { image: Some(_), .. } => Kind::Unsupported("image"),
         Volume { iscsi: Some(_), .. } => Kind::Unsupported("iscsi"),
         Volume { empty_dir: Some(_), .. } => Kind::EmptyDir,
@@ -115,12 +135,16 @@ pub fn kind(volume: &Volume) -> Kind {
     }
 }
 
-/// Where a volume's folder lies; of a host path, the path itself.
-pub fn folder(pod_dir: &Path, volume: &Volume) -> PathBuf {
+/// Where a volume's folder lies; of a path of the node, the path itself. `found` is what is known of claims and exports.
+pub fn folder(pod_dir: &Path, volume: &Volume, found: &Found) -> PathBuf {
+    if let Some(origin) = found.get(&volume.name) {
+        return origin.place.folder(pod_dir);
+    }
     let plugin = match kind(volume) {
         Kind::HostPath => return PathBuf::from(volume.host_path.as_ref().map_or("", |host| host.path.as_str())),
         Kind::Files { plugin, .. } => plugin,
         Kind::EmptyDir => "empty-dir",
+        Kind::Outside => "unknown",
         Kind::Unsupported(name) => name,
     };
     pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
@@ -292,12 +316,55 @@ fn downward(
     Ok(())
 }
 
+/// Makes ready what a claim or an export leads to. Blocks until a server has answered, or [`helper::MOUNT_MAX`].
+pub fn prepare_outside(pod: &PodInfo, pod_dir: &Path, origin: &Origin, helper: &Helper) -> Result<(), VolumeError> {
+    match &origin.place {
+        Place::HostPath { path, kind } => {
+            check_host_path(&HostPathVolumeSource { path: path.clone(), type_: kind.clone() })
+        }
+        Place::Local { path, make } => {
+            let folder = Path::new(path);
+            if *make && !folder.exists() {
+                make_folder(folder)?;
+                own_folder(folder, 0o777, None)?;
+            }
+            if !folder.exists() {
+                return Err(VolumeError::NoPath(path.clone()));
+            }
+            group::own(pod, folder, origin.read_only)
+        }
+        Place::Nfs { export, below, .. } => {
+            let target = origin.place.folder(pod_dir);
+            make_mount_point(&target)?;
+            let mounted = sys::mounts::mounted_below(&target).map_err(VolumeError::Mount)?;
+            if mounted.contains(&target) {
+                return Ok(());
+            }
+            let request = helper::Request::Mount { export: export.clone(), below: below.clone(), target };
+            helper.ask(&request, helper::MOUNT_MAX)?;
+            Ok(())
+        }
+    }
+}
+
+/// What is mounted already is not touched, not even to look: its server may be gone.
+fn make_mount_point(target: &Path) -> Result<(), VolumeError> {
+    let parent = target.parent().unwrap_or(target);
+    make_folder(parent)?;
+    match fs::create_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(doing("make", target)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a volume's folder ready. `files` are those of [`payload`], for volumes made of API objects.
 pub fn prepare(pod: &PodInfo, pod_dir: &Path, volume: &Volume, files: Option<&Payload>) -> Result<(), VolumeError> {
-    let folder = folder(pod_dir, volume);
+    let folder = folder(pod_dir, volume, &Found::new());
     let fs_group = fs_group(pod);
     match kind(volume) {
         Kind::Unsupported(name) => Err(VolumeError::Unsupported(name)),
+        // Found out about before, see `prepare_outside`.
+        Kind::Outside => Ok(()),
         Kind::HostPath => volume.host_path.as_ref().map_or(Ok(()), check_host_path),
         Kind::EmptyDir => {
             make_folder(&folder)?;
@@ -387,11 +454,69 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), VolumeError> {
     }
 }
 
-/// Unmounts everything below a pod's folder.
-pub fn unmount_all(pod_dir: &Path) -> Result<(), VolumeError> {
-    let mut mounted = sys::mounts::mounted_below(pod_dir).map_err(VolumeError::Mount)?;
-    mounted.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    mounted.iter().try_for_each(|path| sys::mounts::unmount(path).map_err(VolumeError::Mount))
+/// Unmounts everything below a pod's folder. Blocks until servers have what is written, or for a while each.
+pub fn unmount_all(pod_dir: &Path, helper: &Helper) -> Result<(), VolumeError> {
+    let mut mounted = sys::mounts::kinds_below(pod_dir).map_err(VolumeError::Mount)?;
+    mounted.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+    for (path, kind) in &mounted {
+        match kind.as_str() {
+            "nfs" | "nfs4" => unmount_remote(path, helper)?,
+            _ => sys::mounts::unmount(path).map_err(VolumeError::Mount)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whole if the server answers, and by force if it does not.
+fn unmount_remote(path: &Path, helper: &Helper) -> Result<(), VolumeError> {
+    let gone = || sys::mounts::mounted_below(path).map(|found| found.is_empty()).map_err(VolumeError::Mount);
+    let request = |force| helper::Request::Unmount { target: path.to_owned(), force };
+    if helper.ask(&request(false), helper::UNMOUNT_MAX).is_ok() && gone()? {
+        return Ok(());
+    }
+    // A helper that hangs may have taken it out of the tree all the same.
+    let forced = helper.ask(&request(true), helper::UNMOUNT_MAX);
+    match (gone()?, forced) {
+        (true, _) => Ok(()),
+        (false, Err(error)) => Err(error.into()),
+        (false, Ok(_)) => Err(VolumeError::StillMounted(path.to_owned())),
+    }
+}
+
+/// Removes a folder, unless something is mounted in it: what a server keeps must not go with a pod.
+pub fn remove_folder(folder: &Path) -> Result<(), VolumeError> {
+    if let Some(path) = sys::mounts::mounted_below(folder).map_err(VolumeError::Mount)?.into_iter().next() {
+        return Err(VolumeError::StillMounted(path));
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(doing("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes a folder's files take, links not followed.
+pub fn usage(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => usage(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        // It was removed in the meantime.
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+/// Folders of the pod's emptyDirs on disk that have a limit: name, folder, bytes, and the limit as written.
+pub fn limited(pod: &PodInfo, pod_dir: &Path) -> Vec<(String, PathBuf, u64, String)> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    let limit = |volume: &Volume| {
+        let source = volume.empty_dir.as_ref().filter(|source| source.medium.as_deref() != Some("Memory"))?;
+        let limit = source.size_limit.as_ref()?;
+        let bytes = crate::quantity::whole(limit).filter(|bytes| *bytes > 0)?;
+        Some((volume.name.clone(), folder(pod_dir, volume, &Found::new()), bytes as u64, limit.0.clone()))
+    };
+    volumes.filter_map(limit).collect()
 }
 
 /// The host's path of a volume's part. What is missing is made as a folder; links cannot lead out of the volume.
@@ -402,11 +527,14 @@ pub fn sub_path(volume: &Path, inside: &str) -> Result<PathBuf, String> {
     }
     let relative: PathBuf = inside.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let root = fs::canonicalize(volume).map_err(|error| error.to_string())?;
+    // Whoever may write to the volume may write to its parts.
+    let mode = fs::metadata(&root).map_err(|error| error.to_string())?.permissions().mode() & 0o7777;
     let mut path = root.clone();
     for part in relative.components() {
         path.push(part);
         if fs::symlink_metadata(&path).is_err() {
             fs::create_dir(&path).map_err(|error| error.to_string())?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(|error| error.to_string())?;
         }
         path = fs::canonicalize(&path).map_err(|error| error.to_string())?;
         if !path.starts_with(&root) {
@@ -496,10 +624,49 @@ mod tests {
         let volume = dir.path().join("v");
         fs::create_dir_all(&volume).expect("a folder");
         std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2770)).expect("a mode");
         assert!(sub_path(&volume, "a/b").is_ok_and(|path| path.is_dir() && path.ends_with("v/a/b")));
+        assert_eq!(fs::metadata(volume.join("a/b")).expect("there").permissions().mode() & 0o7777, 0o2770);
         assert!(sub_path(&volume, "../x").is_err());
         assert!(sub_path(&volume, "out/passwd").is_err());
         assert!(!dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn a_folder_in_which_something_is_mounted_is_not_removed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let inside = dir.path().join("pod/volume");
+        fs::create_dir_all(&inside).expect("a folder");
+        mount_tmpfs(&inside, None, 0o777).expect("a tmpfs");
+        fs::write(inside.join("data"), "x").expect("written");
+        let refused = remove_folder(&dir.path().join("pod")).expect_err("refused").to_string();
+        assert_eq!(refused, format!("{} is still mounted", inside.display()));
+        assert!(inside.join("data").exists());
+        let helper = Helper { program: "/no/such".into(), args: Vec::new() };
+        unmount_all(dir.path(), &helper).expect("a tmpfs needs no helper");
+        remove_folder(&dir.path().join("pod")).expect("removed");
+    }
+
+    #[test]
+    fn a_local_volume_must_be_there_unless_it_is_ours() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pod = pod_with(json!({}));
+        let helper = Helper { program: "/no/such".into(), args: Vec::new() };
+        let path = dir.path().join("v").display().to_string();
+        let origin = |make| Origin { place: Place::Local { path: path.clone(), make }, read_only: false };
+        let missing = prepare_outside(&pod, dir.path(), &origin(false), &helper).expect_err("not there");
+        assert_eq!(missing.to_string(), format!("path \"{path}\" does not exist"));
+        prepare_outside(&pod, dir.path(), &origin(true), &helper).expect("made");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o777);
+    }
+
+    #[test]
+    fn what_an_empty_dir_holds_is_counted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join("a")).expect("a folder");
+        fs::write(dir.path().join("a/file"), vec![1; 100_000]).expect("written");
+        std::os::unix::fs::symlink("/usr", dir.path().join("link")).expect("a link");
+        assert!((100_000..200_000).contains(&usage(dir.path())));
     }
 
     #[test]

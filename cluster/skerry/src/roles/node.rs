@@ -111,7 +111,8 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
     opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
     let pods = data.join("kubelet/pods");
     if pods.exists() {
-        kubelet::unmount_all(&pods).map_err(NodeError::Volumes)?;
+        let options = kubelet::Options::new("", &data.join("kubelet"), &data.join("log/pods"));
+        kubelet::unmount_all(&pods, &options.mount_helper).map_err(NodeError::Volumes)?;
     }
     opened.net.close().map_err(NodeError::Network)
 }
