@@ -5,7 +5,7 @@
 //! Invariants:
 //! * a name never belongs to two pods: a pod is made only when its predecessor of that name is gone from the API;
 //! * with OrderedReady one thing happens at a time, in order: up by number, down and updates from the highest;
-//! * volumes are made before their pod and are never deleted here;
+//! * claims are made before their pod and are never deleted here: whose they are says when the garbage collector does;
 //! * a pod whose node is merely unreachable is not replaced: it is still there.
 //!
 //! Not here: history (`revisions.rs`).
@@ -18,9 +18,10 @@ use client::{Collection, DeleteOptions, Entry, Kind, Resource, Selector};
 use control::{About, Announce, Key, Note, Outcome, Reconciler, Regarding, View, Write};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::deployment::portion;
-use crate::pods::{claim, from_template, is_available, is_ready, phase, some};
+use crate::pods::{claim, controller_reference, from_template, is_available, is_ready, phase, some};
 use crate::replicaset::keys_of_set;
 use crate::revisions::{History, REVISION_LABEL};
 
@@ -41,7 +42,11 @@ impl Reconciler for StatefulSets {
 
     fn keys(&self, view: &View<'_>, collection: &Collection, entry: &Entry) -> Vec<Key> {
         match collection.resource.as_str() {
-            "persistentvolumeclaims" => Vec::new(),
+            "persistentvolumeclaims" => {
+                let sets = view.list::<StatefulSet>(Some(&entry.meta.namespace));
+                let of = sets.iter().filter(|set| entry.meta.name.contains(&format!("-{}-", set.name())));
+                of.map(|set| Key::new(set.namespace(), set.name())).collect()
+            }
             _ => keys_of_set::<StatefulSet>(view, collection, entry, |set| {
                 set.spec.as_ref().map(|spec| Selector::of(&spec.selector)).unwrap_or_else(Selector::nothing)
             }),
@@ -164,6 +169,7 @@ impl Turn<'_> {
     fn scale(&mut self) -> bool {
         let mut settled = true;
         for ordinal in self.first()..self.end() {
+            self.own_claims(ordinal, None);
             let done = self.keep(ordinal);
             settled &= done;
             if !done && self.is_ordered() {
@@ -178,6 +184,8 @@ impl Turn<'_> {
             .collect();
         for pod in condemned.into_iter().rev() {
             settled = false;
+            // First, so that a crash in between leaves no claim that nobody deletes.
+            self.own_claims(ordinal(self.set.name(), pod.name()).unwrap_or_default(), Some(&pod));
             if !pod.deleting() {
                 self.delete(&pod);
             }
@@ -212,6 +220,10 @@ impl Turn<'_> {
                 false
             }
             Some(pod) => {
+                if phase(&pod) == "Pending" && !pod.deleting() {
+                    // A claim may have gone after its pod was made.
+                    self.make_claims(ordinal);
+                }
                 if let Err(Some(wait)) = is_available(&pod, self.spec.min_ready_seconds.unwrap_or_default(), self.now) {
                     self.outcome.again(wait);
                 }
@@ -277,12 +289,10 @@ impl Turn<'_> {
             let claim = format!("{volume}-{name}");
             let volumes = spec.volumes.get_or_insert_default();
             volumes.retain(|each| each.name != volume);
-            let source = PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None };
+            let source = PersistentVolumeClaimVolumeSource { claim_name: claim, read_only: None };
             volumes.push(Volume { name: volume, persistent_volume_claim: Some(source), ..Volume::default() });
-            if self.view.get::<PersistentVolumeClaim>(self.set.namespace(), &claim).is_none() {
-                self.outcome.writes.push(self.claim(template, &claim, &name));
-            }
         }
+        self.make_claims(ordinal);
         let message = format!("create Pod {name} in StatefulSet {} ", self.set.name());
         self.outcome.writes.push(Write::create(&pod).announce(Announce {
             regarding: Regarding::object(self.set),
@@ -291,8 +301,54 @@ impl Turn<'_> {
         }));
     }
 
+    /// Makes the claims of a number that are not there.
+    fn make_claims(&mut self, ordinal: i32) {
+        let pod = format!("{}-{ordinal}", self.set.name());
+        for template in self.spec.volume_claim_templates.clone().unwrap_or_default() {
+            let claim = format!("{}-{pod}", template.name());
+            if self.view.get::<PersistentVolumeClaim>(self.set.namespace(), &claim).is_none() {
+                self.outcome.writes.push(self.claim(template, &claim, &pod));
+            }
+        }
+    }
+
+    /// Whose the claims of a number are: the set's, its leaving pod's, or nobody's, as `persistentVolumeClaimRetentionPolicy` says.
+    fn claim_owner(&self, leaving: Option<&Pod>) -> Option<OwnerReference> {
+        let policy = self.spec.persistent_volume_claim_retention_policy.as_ref();
+        let deletes = |when: Option<&String>| when.map(String::as_str) == Some("Delete");
+        let when_scaled = deletes(policy.and_then(|policy| policy.when_scaled.as_ref()));
+        let when_deleted = deletes(policy.and_then(|policy| policy.when_deleted.as_ref()));
+        match leaving {
+            Some(pod) if when_scaled => Some(controller_reference(pod)),
+            _ => when_deleted.then(|| controller_reference(self.set)),
+        }
+    }
+
+    /// Brings the owners of a number's claims in line with the policy; owners that others set stay.
+    fn own_claims(&mut self, ordinal: i32, leaving: Option<&Pod>) {
+        let pod = format!("{}-{ordinal}", self.set.name());
+        let wanted = self.claim_owner(leaving);
+        let templates = self.spec.volume_claim_templates.iter().flatten();
+        let claims = templates.map(|template| format!("{}-{pod}", template.name()));
+        let claims: Vec<Arc<PersistentVolumeClaim>> =
+            claims.filter_map(|name| self.view.get(self.set.namespace(), &name)).collect();
+        for claim in claims.iter().filter(|claim| !claim.deleting()) {
+            let before = claim.metadata.owner_references.clone().unwrap_or_default();
+            let ours =
+                |owner: &OwnerReference| owner.uid == self.set.uid() || (owner.kind == "Pod" && owner.name == pod);
+            let mut owners: Vec<OwnerReference> = before.iter().filter(|owner| !ours(owner)).cloned().collect();
+            owners.extend(wanted.clone());
+            if owners != before {
+                let version = claim.metadata.resource_version.clone();
+                let patch = serde_json::json!({"metadata": {"ownerReferences": owners, "resourceVersion": version}});
+                self.outcome.writes.push(Write::patch(&**claim, "", patch));
+            }
+        }
+    }
+
     fn claim(&self, template: PersistentVolumeClaim, claim: &str, pod: &str) -> Write {
         let mut made = template;
+        made.metadata.owner_references = self.claim_owner(None).map(|owner| vec![owner]);
         made.status = None;
         made.metadata.name = Some(claim.to_owned());
         made.metadata.namespace = self.set.metadata.namespace.clone();
@@ -429,6 +485,57 @@ mod tests {
     fn numbers_may_start_anywhere() {
         check(json!({"ordinals": {"start": 5}, "replicas": 1}), "", "+5");
     }
+    /// Whose a claim is after a pass over a set of one pod, of which there are two: by number, `kind/name` of each owner.
+    #[track_caller]
+    fn check_owners(policy: serde_json::Value, wanted: &[(&str, &str)]) {
+        let mut world = World::default();
+        let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "replicas": 1, "serviceName": "db",
+            "template": {"metadata": {"labels": {"app": "web"}}}, "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+            "persistentVolumeClaimRetentionPolicy": policy});
+        world.put(
+            StatefulSet::RESOURCE,
+            json!({"metadata": {"name": "db", "namespace": "n", "uid": "s", "generation": 1}, "spec": spec}),
+        );
+        let first = world.reconcile(&StatefulSets, "n", "db");
+        let revision: serde_json::Value = serde_json::from_slice(&first.writes[0].body).expect("JSON");
+        let name = revision["metadata"]["name"].as_str().expect("a name").to_owned();
+        world.put(ControllerRevision::RESOURCE, revision);
+        for ordinal in 0..2 {
+            let owner =
+                json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "s", "controller": true});
+            world.put(
+                Pod::RESOURCE,
+                json!({"metadata": {"name": format!("db-{ordinal}"), "namespace": "n",
+                "labels": {"app": "web", REVISION_LABEL: name}, "ownerReferences": [owner]},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
+            );
+            world.put(
+                PersistentVolumeClaim::RESOURCE,
+                json!({"metadata": {"name": format!("data-db-{ordinal}"), "namespace": "n"}}),
+            );
+        }
+        let outcome = world.reconcile(&StatefulSets, "n", "db");
+        let owned =
+            outcome.writes.iter().filter(|write| write.resource.plural == "persistentvolumeclaims").map(|write| {
+                let patch: serde_json::Value = serde_json::from_slice(&write.body).expect("JSON");
+                let owner = &patch["metadata"]["ownerReferences"][0];
+                (write.name.clone(), format!("{}/{}", owner["kind"], owner["name"]).replace('"', ""))
+            });
+        let wanted: Vec<(String, String)> =
+            wanted.iter().map(|(claim, owner)| ((*claim).to_owned(), (*owner).to_owned())).collect();
+        assert_eq!(owned.collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn claims_go_with_whom_the_policy_says() {
+        check_owners(json!({}), &[]);
+        check_owners(json!({"whenScaled": "Delete"}), &[("data-db-1", "Pod/db-1")]);
+        let with_set = json!({"whenDeleted": "Delete"});
+        check_owners(with_set, &[("data-db-0", "StatefulSet/db"), ("data-db-1", "StatefulSet/db")]);
+        let both = json!({"whenDeleted": "Delete", "whenScaled": "Delete"});
+        check_owners(both, &[("data-db-0", "StatefulSet/db"), ("data-db-1", "Pod/db-1")]);
+    }
+
     #[test]
     fn volumes_come_before_their_pod() {
         check(json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}), "", "+data-0 +0");
