@@ -25,7 +25,11 @@ pub(crate) async fn run(api: &Arc<Api>) -> Result<(), Failure> {
     let user = User::new("system:apiserver", [MASTERS]);
     let namespaces =
         NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-    together(api, namespaces.to_vec(), &user).await?;
+    let is_new = api.store.get("namespaces/default").is_none();
+    let mut first = namespaces.to_vec();
+    // Once: whoever wants no default class, or another, takes it away for good.
+    first.extend(is_new.then(default_class));
+    together(api, first, &user).await?;
     together(api, objects(api), &user).await?;
     endpoints(api, &user).await
 }
@@ -60,6 +64,15 @@ fn objects(api: &Api) -> Vec<Value> {
     objects.push(service(api));
     objects.extend(policy::objects());
     objects
+}
+
+/// The class of claims that name none: a directory of the node on which their first pod runs.
+fn default_class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "local", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "skerry.dev/local", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+    })
 }
 
 /// The Service by which pods reach this server: the first address of the service network.

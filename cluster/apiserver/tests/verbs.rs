@@ -338,6 +338,48 @@ fn finalizers_hold_an_object_until_the_last_is_gone() {
 }
 
 #[test]
+fn a_new_claim_is_protected_and_gets_the_default_class() {
+    let server = Server::new();
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let claim = json!({"metadata": {"name": "a"}, "spec": spec});
+    let made = server.made("/api/v1/namespaces/default/persistentvolumeclaims", claim);
+    assert_eq!(made["spec"]["storageClassName"], "local");
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+}
+
+/// A class that was taken away stays away: only a new cluster gets it.
+#[test]
+fn the_default_class_is_given_once() {
+    let server = Server::new();
+    let class = "/apis/storage.k8s.io/v1/storageclasses/local";
+    assert_eq!(server.ask("DELETE", class, Value::Null).0, 200);
+    block_on(server.api.bootstrap()).expect("the first objects");
+    assert_eq!(server.ask("GET", class, Value::Null).0, 404);
+}
+
+#[test]
+fn a_node_notes_on_volumes_it_takes_care_of_and_changes_nothing_else() {
+    let server = Server::new();
+    let volume = |name: &str, node: &str| {
+        let spec =
+            json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/tmp/x"}});
+        let meta = json!({"name": name, "annotations": {"skerry.dev/caretaker": node}});
+        server.made("/api/v1/persistentvolumes", json!({"metadata": meta, "spec": spec}));
+    };
+    volume("mine", "a");
+    volume("other", "b");
+    let patch = |name: &str, body: Value| {
+        let node = Some(User::new("system:node:a", ["system:nodes", "system:authenticated"]));
+        let path = format!("/api/v1/persistentvolumes/{name}");
+        server.send(node, "PATCH", &path, "application/merge-patch+json", &text(&body)).status.as_u16()
+    };
+    let note = || json!({"metadata": {"annotations": {"skerry.dev/cleared": "u"}}});
+    assert_eq!((patch("mine", note()), patch("other", note())), (200, 403));
+    assert_eq!(patch("mine", json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})), 403);
+    assert_eq!(patch("mine", json!({"metadata": {"labels": {"a": "b"}}})), 403);
+}
+
+#[test]
 fn a_namespace_that_goes_takes_nothing_new() {
     let server = Server::new();
     server.made("/api/v1/namespaces", json!({"metadata": {"name": "n"}}));

@@ -8,6 +8,7 @@ mod mistakes;
 mod pods;
 mod probes;
 mod services;
+mod storage;
 mod workloads;
 
 use crate::Scenario;
@@ -42,8 +43,27 @@ pub const SCENARIOS: &[Scenario] = &[
         ..ONE
     },
     Scenario {
+        name: "claims",
+        shows: "Claims of the default class, deleted with their data; one that nothing fits; an emptyDir over its limit",
+        run: storage::claims,
+        ..ONE
+    },
+    Scenario {
+        name: "nfs",
+        shows: "NFS volume and claim: a server that does not answer is named, and holds up nobody else",
+        run: storage::nfs,
+        ..ONE
+    },
+    Scenario {
+        name: "persistent-volume",
+        shows: "PersistentVolume and claim by hand; what is used is protected",
+        run: storage::persistent_volume,
+        ..ONE
+    },
+    Scenario {
         name: "statefulset",
-        shows: "StatefulSet with a headless Service: order, names, identity; a killed container comes back",
+        shows: "StatefulSet with claims and a headless Service: order, names, identity, data",
+
         run: workloads::stateful_set,
         again: Some(workloads::stateful_set_again),
         ..ONE

@@ -58,6 +58,9 @@ pub fn stateful_set(user: &User) {
     user.must("delete pod web-1");
     user.rolled_out("statefulset/web", 60);
     assert_eq!(user.must("exec web-1 -- hostname").trim(), "web-1");
+    // The claim outlived the pod.
+    let page = user.must("exec web-0 -- wget -T 20 -qO- http://web-1.nginx");
+    assert_eq!(page.trim(), "web-1");
 }
 
 fn each_pod_has_a_name(user: &User) {
@@ -71,7 +74,7 @@ fn each_pod_has_a_name(user: &User) {
     }
 }
 
-/// Its emptyDir belongs to the pod, so the page it serves is still there.
+/// Its claim is the pod's, so the page it serves is still there.
 fn a_killed_container_comes_back(user: &User) {
     let restarts = "get pod web-0 -o jsonpath={.status.containerStatuses[0].restartCount}";
     assert_eq!(user.must(restarts), "0");
@@ -90,7 +93,7 @@ pub fn stateful_set_again(user: &User, after: Break) {
         user.must("exec web-0 -- sh -c 'echo $(hostname) > /usr/share/nginx/html/index.html'");
     }
     let page = "exec web-1 -- wget -T 20 -qO- http://web-0.nginx";
-    // An emptyDir lives as long as its pod, whatever happens to the machine it is on.
+    // A claim lives on, whatever happens to the machine, as long as its disk does.
     user.wait_for(page, "web-0", user.limit(30));
 }
 

@@ -1,0 +1,80 @@
+//! Volumes that outlive pods: claims, classes, hostPath and NFS volumes.
+
+use crate::User;
+use crate::scenario::apply;
+
+/// The words of a line of a table, such as `kubectl get pv NAME`'s.
+fn row(user: &User, words: &str) -> Vec<String> {
+    let table = user.must(words);
+    table.lines().nth(1).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+pub fn persistent_volume(user: &User) {
+    apply(user, "persistent-volume.yaml");
+    user.must_become("--for=condition=Ready pod/task-pv-pod", 60);
+    user.must("exec task-pv-pod -- sh -c 'echo Hello from Kubernetes storage > /usr/share/nginx/html/index.html'");
+    assert!(user.must("exec task-pv-pod -- wget -qO- http://localhost/").contains("Hello from Kubernetes storage"));
+    let pv = row(user, "get pv task-pv-volume");
+    assert_eq!(pv[..6], ["task-pv-volume", "10Gi", "RWO", "Retain", "Bound", "persistent-volume/task-pv-claim"]);
+    let claim = row(user, "get pvc task-pv-claim");
+    assert_eq!(claim[..6], ["task-pv-claim", "Bound", "task-pv-volume", "10Gi", "RWO", "manual"]);
+    let described = user.must("describe pvc task-pv-claim");
+    assert!(described.contains("Used By:") && described.contains("task-pv-pod"), "{described}");
+    protected_in_use(user);
+}
+
+fn protected_in_use(user: &User) {
+    user.must("delete pvc task-pv-claim --wait=false");
+    assert_eq!(row(user, "get pvc task-pv-claim")[1], "Terminating");
+    user.must("delete pod task-pv-pod");
+    user.must_become("--for=delete pvc/task-pv-claim", 30);
+    user.must_become("--for=jsonpath={.status.phase}=Released pv/task-pv-volume", 30);
+    user.must("delete pv task-pv-volume");
+}
+
+pub fn claims(user: &User) {
+    apply(user, "claims.yaml");
+    user.must_become("--for=condition=Ready pod/mypod", 60);
+    user.must("exec mypod -- sh -c 'echo kept > /var/www/html/index.html'");
+    assert_eq!(user.must("exec mypod -- cat /whole/html/index.html").trim(), "kept");
+    user.refused("exec mypod -- touch /whole/x", "Read-only file system");
+    assert_eq!(user.must("exec mypod -- stat -c %g /whole").trim(), "2000");
+    assert_eq!(row(user, "get sc local")[..2], ["local", "(default)"]);
+    nothing_fits(user);
+    over_the_limit(user);
+    let volume = user.must("get pvc myclaim -o jsonpath={.spec.volumeName}");
+    user.must("delete pod mypod");
+    user.must("delete pvc myclaim");
+    // Its directory goes first: the volume stays until its node has removed that.
+    user.must_become(&format!("--for=delete pv/{volume}"), 60);
+}
+
+fn nothing_fits(user: &User) {
+    let events = "get events --field-selector=involvedObject.name=too-much,reason=FailedBinding";
+    let why = "no persistent volumes available for this claim and no storage class is set";
+    user.wait_for(events, why, user.limit(30));
+    let events = "get events --field-selector=involvedObject.name=unbound,reason=FailedScheduling";
+    user.wait_for(events, "pod has unbound immediate PersistentVolumeClaims", user.limit(30));
+}
+
+fn over_the_limit(user: &User) {
+    user.must_become("--for=jsonpath={.status.reason}=Evicted pod/overfull", 60);
+    let message = user.must("get pod overfull -o jsonpath={.status.phase}:{.status.message}");
+    assert!(
+        message.starts_with("Failed:Usage of EmptyDir volume \"cache-volume\" exceeds the limit \"1Mi\""),
+        "{message}"
+    );
+}
+
+/// No server runs there: the pods wait, others do not, and each says for which server and export.
+pub fn nfs(user: &User) {
+    apply(user, "nfs.yaml");
+    user.must_become("--for=jsonpath={.status.phase}=Bound pvc/nfs", 30);
+    for (pod, export) in [("nfs-busybox", "127.0.0.1:/exports"), ("test-pd", "127.0.0.1:/my-nfs-volume")] {
+        let events = format!("get events --field-selector=involvedObject.name={pod},reason=FailedMount");
+        user.wait_for(&events, &format!("mount failed: {export}: "), user.limit(60));
+    }
+    user.must("delete pod nfs-busybox test-pd");
+    user.must("delete pvc nfs");
+    user.must("delete pv nfs");
+}
