@@ -70,12 +70,33 @@ pub enum Cause {
     Unhealthy,
     /// Somebody asked for it.
     Asked,
+    /// The kernel panicked, or was started and never came as far as PID 1.
+    Panic,
+    /// PID 1 could not boot the machine.
+    InitCrash,
+    /// The API never answered.
+    ApiNeverReady,
+    /// Something hung, and the watchdog restarted the machine.
+    Watchdog,
+    /// The time to prove itself was over, and nobody could say what was missing.
+    Deadline,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 6] =
-        [Cause::None, Cause::Confirmed, Cause::TriesUsedUp, Cause::Unreadable, Cause::Unhealthy, Cause::Asked];
+    pub const ALL: [Cause; 11] = [
+        Cause::None,
+        Cause::Confirmed,
+        Cause::TriesUsedUp,
+        Cause::Unreadable,
+        Cause::Unhealthy,
+        Cause::Asked,
+        Cause::Panic,
+        Cause::InitCrash,
+        Cause::ApiNeverReady,
+        Cause::Watchdog,
+        Cause::Deadline,
+    ];
 
     /// The word in the ledger.
     pub fn word(self) -> &'static str {
@@ -86,6 +107,27 @@ impl Cause {
             Cause::Unreadable => "unreadable",
             Cause::Unhealthy => "unhealthy",
             Cause::Asked => "asked",
+            Cause::Panic => "panic",
+            Cause::InitCrash => "init",
+            Cause::ApiNeverReady => "api",
+            Cause::Watchdog => "watchdog",
+            Cause::Deadline => "deadline",
+        }
+    }
+    /// The same for people.
+    pub fn told(self) -> &'static str {
+        match self {
+            Cause::None => "no trial has ended",
+            Cause::Confirmed => "it was confirmed",
+            Cause::TriesUsedUp => "it used up its tries",
+            Cause::Unreadable => "it could not be read or verified",
+            Cause::Unhealthy => "a check that passed before the switch failed after it",
+            Cause::Asked => "an operator asked for it",
+            Cause::Panic => "the kernel panicked or never reached PID 1",
+            Cause::InitCrash => "PID 1 could not boot the machine",
+            Cause::ApiNeverReady => "the API never became ready",
+            Cause::Watchdog => "it hung and the watchdog restarted the machine",
+            Cause::Deadline => "it did not prove itself within its time",
         }
     }
     /// The cause of that word.
@@ -97,6 +139,8 @@ impl Cause {
 /// What can happen to a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
+    /// It is about to be overwritten: what it held is worth nothing from here on.
+    Clear,
     /// A whole image was written into it.
     Stage,
     /// It shall boot next, so often at most.
@@ -104,8 +148,10 @@ pub enum Move {
         /// How often.
         tries: u8,
     },
-    /// It is being booted: one try is spent.
+    /// It is being booted: one try is spent. Until PID 1 says something else, a panic is what may end it.
     Boot,
+    /// What is to be said if the trial ends now without another word, or what is known now of how it ended.
+    Note(Cause),
     /// It is healthy.
     Confirm,
     /// It is not, or somebody wants it gone.
@@ -181,7 +227,7 @@ impl Ledger {
             Move::Reject(cause) if self.spare == Slot::Good => {
                 Some(Ledger { active: self.active.other(), spare: Slot::Empty, cause, ..*self })
             }
-            Move::Reject(_) | Move::Stage | Move::Try { .. } => None,
+            Move::Reject(_) | Move::Clear | Move::Stage | Move::Try { .. } | Move::Note(_) => None,
         }
     }
 
@@ -189,16 +235,22 @@ impl Ledger {
         let spare = |spare, cause| Some(Ledger { spare, cause, ..*self });
         match (self.spare, asked) {
             // Writing into a slot on trial would pull the floor from under a running system.
-            (Slot::Trying { .. }, Move::Stage) => None,
+            (Slot::Trying { .. }, Move::Stage | Move::Clear) => None,
+            (Slot::Empty | Slot::Staged | Slot::Good, Move::Clear) => spare(Slot::Empty, self.cause),
             (Slot::Empty | Slot::Staged | Slot::Good, Move::Stage) => spare(Slot::Staged, self.cause),
             (Slot::Staged | Slot::Good, Move::Try { tries }) if (1..=TRIES_MAX).contains(&tries) => {
                 spare(Slot::Trying { tries_left: tries }, Cause::None)
             }
             (_, Move::Try { .. }) => None,
-            (Slot::Trying { tries_left: 0 }, Move::Boot) => spare(Slot::Empty, Cause::TriesUsedUp),
-            (Slot::Trying { tries_left }, Move::Boot) => {
-                spare(Slot::Trying { tries_left: tries_left - 1 }, Cause::None)
+            (Slot::Trying { tries_left: 0 }, Move::Boot) if self.cause == Cause::None => {
+                spare(Slot::Empty, Cause::TriesUsedUp)
             }
+            (Slot::Trying { tries_left: 0 }, Move::Boot) => spare(Slot::Empty, self.cause),
+            (Slot::Trying { tries_left }, Move::Boot) => {
+                spare(Slot::Trying { tries_left: tries_left - 1 }, Cause::Panic)
+            }
+            (Slot::Trying { .. } | Slot::Empty, Move::Note(cause)) => spare(self.spare, cause),
+            (Slot::Staged | Slot::Good, Move::Note(_)) => None,
             (Slot::Trying { .. }, Move::Confirm) => {
                 Some(Ledger { active: self.active.other(), spare: Slot::Good, cause: Cause::Confirmed, ..*self })
             }
@@ -216,11 +268,11 @@ impl Default for Ledger {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const STATES: [Slot; 6] = [
+    pub(crate) const STATES: [Slot; 6] = [
         Slot::Empty,
         Slot::Staged,
         Slot::Trying { tries_left: 0 },
@@ -229,10 +281,11 @@ mod tests {
         Slot::Good,
     ];
 
-    fn moves() -> Vec<Move> {
-        let mut moves = std::vec![Move::Stage, Move::Boot, Move::Confirm];
+    pub(crate) fn moves() -> Vec<Move> {
+        let mut moves = std::vec![Move::Clear, Move::Stage, Move::Boot, Move::Confirm];
         moves.extend([0, 1, TRIES_MAX, TRIES_MAX + 1].map(|tries| Move::Try { tries }));
         moves.extend(Cause::ALL.map(Move::Reject));
+        moves.extend(Cause::ALL.map(Move::Note));
         moves
     }
 
@@ -301,6 +354,26 @@ mod tests {
         for asked in [Move::Reject(Cause::Asked), Move::Stage, Move::Try { tries: 1 }] {
             assert!(Ledger::new().apply(Name::A, asked).is_err());
         }
+    }
+
+    fn check_cause(asked: &[Move], cause: Cause) {
+        let after = asked.iter().fold(Ledger::new(), |ledger, asked| ledger.apply(Name::B, *asked).unwrap());
+        assert_eq!(after.cause, cause);
+    }
+
+    #[test]
+    fn what_ends_a_trial_without_a_word_is_what_was_noted_last() {
+        let trial = [Move::Stage, Move::Try { tries: 1 }, Move::Boot];
+        check_cause(&[&trial[..], &[Move::Boot]].concat(), Cause::Panic);
+        check_cause(&[&trial[..], &[Move::Note(Cause::InitCrash), Move::Boot]].concat(), Cause::InitCrash);
+        check_cause(&[&trial[..], &[Move::Boot, Move::Note(Cause::Watchdog)]].concat(), Cause::Watchdog);
+    }
+
+    #[test]
+    fn overwriting_a_slot_forgets_what_it_held_but_not_why_the_last_trial_ended() {
+        let trial = [Move::Stage, Move::Try { tries: 1 }, Move::Reject(Cause::Unhealthy), Move::Stage, Move::Clear];
+        check(&trial, Name::A, Slot::Empty);
+        check_cause(&trial, Cause::Unhealthy);
     }
 
     #[test]

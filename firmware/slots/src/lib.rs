@@ -9,7 +9,7 @@
 //! * a slot on trial boots at most as often as it has tries;
 //! * the older of the two sectors is overwritten, so a torn write costs the newest move and never the ledger.
 //!
-//! Not here: who decides that a trial went well (`init`, later `update`); where on the disk things lie (`image`).
+//! Not here: who decides that a trial went well (`update`, `init`); where on the disk things lie (`image`).
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -55,6 +55,7 @@ fn read<D: Read + Seek>(device: &mut D, place: u64) -> Result<Option<Ledger>, D:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::tests::{STATES, moves};
     use crate::ledger::{Cause, Move, Name, Slot};
     use std::io::Cursor;
     use std::vec;
@@ -116,6 +117,78 @@ mod tests {
         // And the broken one is what the next writing replaces.
         save(&mut device, &new).unwrap();
         assert_eq!(load(&mut device).unwrap(), Some(new));
+    }
+
+    /// What the sector holds after a write of `new` over `old` that ended early: the first bytes arrived, or the last ones.
+    fn torn(old: &Sector, new: &Sector) -> vec::Vec<Sector> {
+        let mut all = vec![];
+        for cut in 0..=BYTES {
+            let (mut front, mut back) = (*old, *old);
+            front[..cut].copy_from_slice(&new[..cut]);
+            back[cut..].copy_from_slice(&new[cut..]);
+            all.extend([front, back]);
+        }
+        all.dedup();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// A move from `before`, whose sector is the one at `newest`, cut off anywhere; what is loaded is from before or after.
+    fn every_cut_leaves_one_of_two(before: &Ledger, after: &Ledger, newest: usize) {
+        let older = Ledger { sequence: before.sequence - 1, ..Ledger::new() };
+        let mut device = blank();
+        put(&mut device, PLACES[newest], &sector::encode(before));
+        for sector in torn(&sector::encode(&older), &sector::encode(after)) {
+            put(&mut device, PLACES[1 - newest], &sector);
+            let found = load(&mut device).unwrap().expect("one sector is always whole");
+            assert!(found == *before || found == *after, "{before:?} to {after:?} gave {found:?}");
+        }
+        put(&mut device, PLACES[1 - newest], &sector::encode(&older));
+        save(&mut device, after).unwrap();
+        assert_eq!(load(&mut device).unwrap(), Some(*after), "the older sector is the one that is written");
+    }
+
+    fn put(device: &mut Memory, place: u64, sector: &Sector) {
+        device.0.get_mut()[place as usize * BYTES..][..BYTES].copy_from_slice(sector);
+    }
+
+    #[test]
+    fn every_state_and_move_survives_every_cut_of_its_writing() {
+        let mut moves_made = 0;
+        for active in [Name::A, Name::B] {
+            for spare in STATES {
+                for cause in [Cause::None, Cause::Panic] {
+                    let before = Ledger { sequence: 0x10, active, spare, cause };
+                    let asked = [Name::A, Name::B].map(|name| moves().into_iter().map(move |asked| (name, asked)));
+                    let mut afters = vec![];
+                    for (name, asked) in asked.into_iter().flatten() {
+                        afters.extend(before.apply(name, asked).ok());
+                    }
+                    afters.sort_by_key(|after| std::format!("{after:?}"));
+                    afters.dedup();
+                    for (index, after) in afters.iter().enumerate() {
+                        every_cut_leaves_one_of_two(&before, after, index % PLACES.len());
+                        moves_made += 1;
+                    }
+                }
+            }
+        }
+        assert!(moves_made > 200, "{moves_made} moves were cut off");
+    }
+
+    #[test]
+    fn a_second_cut_while_the_first_is_mended_leaves_a_ledger() {
+        let before = Ledger::new();
+        let after = before.apply(Name::B, Move::Stage).unwrap();
+        for sector in torn(&[0; BYTES], &sector::encode(&after)) {
+            let mut device = blank();
+            save(&mut device, &before).unwrap();
+            put(&mut device, PLACES[1], &sector);
+            let found = load(&mut device).unwrap().unwrap();
+            save(&mut device, &found.apply(Name::B, Move::Clear).unwrap()).unwrap();
+            assert_eq!(load(&mut device).unwrap().unwrap().spare, Slot::Empty);
+        }
     }
 
     #[test]
