@@ -16,6 +16,7 @@ pub mod cpio;
 pub mod cross;
 pub mod device;
 pub mod error;
+pub mod external;
 pub mod flash;
 pub mod host;
 pub mod kernel;

@@ -15,7 +15,7 @@ use image::error::{Doing, Result, wrong};
 use image::flash::Said;
 use image::qemu::Way;
 use image::up::{Wanted, down, up};
-use image::{Tree, build, cross, device, flash, host, packages, parts, shell};
+use image::{Tree, build, cross, device, external, flash, host, packages, parts, shell};
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -58,6 +58,8 @@ enum Verb {
     Build(Box<Build>),
     /// Writes an image to a card or a file, with the settings of one board, and reads it back
     Flash(Box<Flash>),
+    /// Writes what Buildroot is told of the boards anew
+    External,
     /// Shows the Debian packages in use, or renews them
     Lock {
         /// Pin what Debian has now
@@ -193,6 +195,7 @@ fn main() -> ExitCode {
         }
         Verb::Build(words) => build_one(&tree, &words),
         Verb::Flash(wanted) => flash_one(&tree, &wanted),
+        Verb::External => write_external(&tree),
         Verb::Lock { update } => lock(&tree, update),
         Verb::Verify => verify(&tree),
     };
@@ -276,6 +279,14 @@ impl Bar {
             (false, _) => eprintln!("{line}"),
         }
     }
+}
+
+fn write_external(tree: &Tree) -> Result<()> {
+    for (path, text) in external::files(tree)? {
+        std::fs::write(tree.top.join(&path), text).doing(format_args!("write {path}"))?;
+        println!("{path}");
+    }
+    Ok(())
 }
 
 fn lock(tree: &Tree, update: bool) -> Result<()> {

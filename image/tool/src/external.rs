@@ -1,0 +1,152 @@
+//! What other build systems are told of our boards: written by this tool, so that boards, kernel and boot loader have one source.
+//!
+//! Start at [`files`]; `image external` writes them, and a test compares.
+//!
+//! Not here: the parts that say nothing of a board, which are written by hand beside these (`image/buildroot`).
+
+use board::Board;
+
+use crate::Tree;
+use crate::error::{Result, wrong};
+use crate::packages::{self, Pin};
+
+/// A file, relative to the repository, and its text.
+pub type Written = (String, String);
+
+/// Every file that is written from the boards.
+pub fn files(tree: &Tree) -> Result<Vec<Written>> {
+    let pins = packages::read(tree)?;
+    let names = board::names(&tree.boards());
+    let boards = names.iter().map(|name| Ok(board::read(&tree.boards(), name)?)).collect::<Result<Vec<_>>>()?;
+    let arm = boards.iter().filter(|board| u_boot_config(board).is_some_and(|config| config.ends_with("arm64")));
+    arm.map(|board| Ok((format!("image/buildroot/configs/{}_defconfig", underscored(board)), defconfig(board, &pins)?)))
+        .collect()
+}
+
+/// Buildroot's names hold no hyphens.
+fn underscored(board: &Board) -> String {
+    format!("skerry_{}", board.name.replace('-', "_"))
+}
+
+/// U-Boot's own configuration for a board names the folder that Debian keeps it in.
+fn u_boot_config(board: &Board) -> Option<&str> {
+    let file = board.loader.file.strip_prefix("usr/lib/u-boot/")?;
+    file.split_once('/').map(|(config, _)| config)
+}
+
+/// What Debian packaged: the version without what Debian added.
+fn upstream<'a>(pins: &'a [Pin], id: &str) -> Result<&'a str> {
+    let pin = pins.iter().find(|pin| pin.id == id).ok_or_else(|| wrong(format_args!("nobody pinned {id}")))?;
+    Ok(pin.version.split(['-', '+', '~']).next().unwrap_or_default())
+}
+
+/// Buildroot's configuration of a board.
+fn defconfig(board: &Board, pins: &[Pin]) -> Result<String> {
+    const HERE: &str = "$(BR2_EXTERNAL_SKERRY_PATH)";
+    let mut lines: Vec<String> = [
+        "BR2_aarch64=y",
+        "BR2_TOOLCHAIN_EXTERNAL=y",
+        "BR2_TOOLCHAIN_EXTERNAL_BOOTLIN=y",
+        "BR2_TOOLCHAIN_EXTERNAL_BOOTLIN_AARCH64_MUSL_STABLE=y",
+        "BR2_INIT_NONE=y",
+        "# BR2_PACKAGE_BUSYBOX is not set",
+    ]
+    .map(str::to_owned)
+    .into();
+    let mut add = |name: &str, value: &str| lines.push(format!("BR2_{name}={value}"));
+    add("GLOBAL_PATCH_DIR", &format!("\"{HERE}/patches\""));
+    add("DOWNLOAD_FORCE_CHECK_HASHES", "y");
+    add("ROOTFS_POST_IMAGE_SCRIPT", &format!("\"{HERE}/board/skerry/post-image.sh\""));
+    add("ROOTFS_POST_SCRIPT_ARGS", &format!("\"{}\"", board.name));
+    add("LINUX_KERNEL", "y");
+    add("LINUX_KERNEL_CUSTOM_VERSION", "y");
+    add("LINUX_KERNEL_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &board.kernel_package)?));
+    add("LINUX_KERNEL_USE_ARCH_DEFAULT_CONFIG", "y");
+    add("LINUX_KERNEL_CONFIG_FRAGMENT_FILES", &format!("\"{HERE}/../kernel.config {HERE}/../kernel-arm64.config\""));
+    let trees = devicetrees(board);
+    if !trees.is_empty() {
+        add("LINUX_KERNEL_DTS_SUPPORT", "y");
+        add("LINUX_KERNEL_INTREE_DTS_NAME", &format!("\"{}\"", trees.join(" ")));
+        add("LINUX_KERNEL_DTB_KEEP_DIRNAME", "y");
+    }
+    add("LINUX_KERNEL_NEEDS_HOST_OPENSSL", "y");
+    for variant in raspberry_firmware(board) {
+        add(variant, "y");
+    }
+    add("PACKAGE_SKERRY", "y");
+    lines.push("# BR2_TARGET_ROOTFS_TAR is not set".to_owned());
+    let mut add = |name: &str, value: &str| lines.push(format!("BR2_{name}={value}"));
+    let config = u_boot_config(board).ok_or_else(|| wrong(format_args!("board {} has no U-Boot", board.name)))?;
+    add("TARGET_UBOOT", "y");
+    add("TARGET_UBOOT_BUILD_SYSTEM_KCONFIG", "y");
+    add("TARGET_UBOOT_CUSTOM_VERSION", "y");
+    add("TARGET_UBOOT_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &board.loader.package)?));
+    add("TARGET_UBOOT_BOARD_DEFCONFIG", &format!("\"{config}\""));
+    add("TARGET_UBOOT_NEEDS_OPENSSL", "y");
+    add("TARGET_UBOOT_NEEDS_GNUTLS", "y");
+    add("PACKAGE_HOST_GENIMAGE", "y");
+    Ok(lines.iter().map(|line| line.clone() + "\n").collect())
+}
+
+/// The device trees of a board, as the kernel names their sources.
+fn devicetrees(board: &Board) -> Vec<String> {
+    let firmware = board.firmware.iter().filter(|file| file.package == board.kernel_package).map(|file| &file.file);
+    let all = firmware.chain([&board.devicetree]).filter_map(|file| file.strip_suffix(".dtb"));
+    let mut names: Vec<String> = all.map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Buildroot's names for the processor's own firmware files.
+fn raspberry_firmware(board: &Board) -> Vec<&'static str> {
+    const KINDS: [(&str, &str); 3] = [
+        ("bootcode.bin", "PACKAGE_RPI_FIRMWARE_BOOTCODE_BIN"),
+        ("start_cd.elf", "PACKAGE_RPI_FIRMWARE_VARIANT_PI_CD"),
+        ("start4cd.elf", "PACKAGE_RPI_FIRMWARE_VARIANT_PI4_CD"),
+    ];
+    let has = |name: &str| board.firmware.iter().any(|file| file.name == name);
+    let kinds: Vec<&str> = KINDS.iter().filter(|(name, _)| has(name)).map(|(_, kind)| *kind).collect();
+    if kinds.is_empty() { kinds } else { [vec!["PACKAGE_RPI_FIRMWARE"], kinds].concat() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_build_systems_are_told_is_what_the_boards_say() {
+        let tree = Tree::ours();
+        let files = files(&tree).unwrap();
+        assert!(files.len() >= 3, "{files:?}");
+        for (path, text) in files {
+            let found = std::fs::read_to_string(tree.top.join(&path)).unwrap_or_default();
+            assert_eq!(found, text, "{path}: `cargo run -p image -- external` writes it anew");
+        }
+    }
+
+    #[test]
+    fn what_buildroot_downloads_has_a_checksum() {
+        let tree = Tree::ours();
+        let pins = packages::read(&tree).unwrap();
+        for name in board::names(&tree.boards()) {
+            let board = board::read(&tree.boards(), &name).unwrap();
+            for (hashes, file) in [
+                ("linux/linux.hash", format!("  linux-{}.tar.xz\n", upstream(&pins, &board.kernel_package).unwrap())),
+                ("uboot/uboot.hash", format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &board.loader.package).unwrap())),
+            ] {
+                let text = std::fs::read_to_string(tree.top.join("image/buildroot/patches").join(hashes)).unwrap();
+                assert!(text.contains(&file), "{name}: {hashes} lacks{file}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_is_the_one_before_debian() {
+        let pin = |version: &str| Pin { id: "a".into(), version: version.into(), ..Pin::default() };
+        for (version, expected) in [("6.12.95-1~bpo12+1", "6.12.95"), ("2025.01-3+deb13u1", "2025.01"), ("1+ds", "1")] {
+            assert_eq!(upstream(&[pin(version)], "a").unwrap(), expected);
+        }
+        assert!(upstream(&[], "a").unwrap_err().to_string().ends_with("pinned a"));
+    }
+}
