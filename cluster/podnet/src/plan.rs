@@ -86,8 +86,14 @@ pub fn table(options: &Options, leases: &Leases, nodes: &BTreeSet<Ipv4Addr>) -> 
     Table {
         name: TABLE.into(),
         sets: vec![
-            Set { name: "hairpin".into(), key: both, elements: hairpin, verdicts: false },
-            Set { name: "nodes".into(), key: vec![Part::Destination], elements: nodes, verdicts: false },
+            Set { name: "hairpin".into(), key: both, elements: hairpin, verdicts: false, forgets_after: None },
+            Set {
+                name: "nodes".into(),
+                key: vec![Part::Destination],
+                elements: nodes,
+                verdicts: false,
+                forgets_after: None,
+            },
         ],
         chains: vec![
             chain("prerouting", HookPoint::Prerouting, PRIORITY_DNAT, ports.clone()),

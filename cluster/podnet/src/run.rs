@@ -89,6 +89,9 @@ impl PodNet {
         let (direct, installed, mtu) = (BTreeSet::new(), None, options.mtu);
         let this = PodNet { options, state: Mutex::new(State { leases, peers, direct, installed, mtu }) };
         this.apply_rules(&mut this.lock())?;
+        // As far as is remembered: pods may start before anybody tells. It is looked again soon, and whatever fails then is
+        // told; what fails now keeps no pod from starting.
+        let _ = node_address().map(|own| this.look_again(own));
         Ok(this)
     }
 

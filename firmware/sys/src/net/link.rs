@@ -24,6 +24,7 @@ const RTM_NEWNEIGH: u16 = 28;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_CARRIER_CHANGES: u16 = 35;
@@ -169,6 +170,18 @@ impl Links {
             other => other?,
         }
         self.must_find(name)
+    }
+
+    /// A bridge: what is plugged into it (see [`Links::plug`]) is on one cable. Being there already is no error.
+    pub fn add_bridge(&mut self, name: &str) -> io::Result<Link> {
+        self.add_of_kind(name, "bridge")?;
+        self.must_find(name)
+    }
+
+    /// Plugs a link into a bridge.
+    pub fn plug(&mut self, index: u32, bridge: u32) -> io::Result<()> {
+        let body = link_header(index, 0).u32_native(IFLA_MASTER, bridge);
+        self.0.request(Message { kind: RTM_NEWLINK, flags: 0, body }).map(drop)
     }
 
     fn add_of_kind(&mut self, name: &str, kind: &str) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! nftables: a table as a value, in words a person can read, and its way into the kernel.
 //!
-//! Start at [`Table`], print it to see it in nft(8)'s syntax, and [`apply`] it. A table is replaced as a whole in one
-//! transaction: the kernel has the old rules or the new ones, never a mixture, and connections already tracked go on.
+//! Start at [`Table`], print it to see it in nft(8)'s syntax, and [`apply`] it. [`update()`] brings a table that is there to
+//! another state by what differs, and [`take_over`] one that is not known. Each is one transaction: the kernel has the old
+//! rules or the new ones, never a mixture, and connections already tracked go on.
 //!
 //! Invariants:
 //! * what [`Table`] prints is what [`apply`] installs: both are made from the same statements;
@@ -11,12 +12,17 @@
 //!
 //! The numbers are those of `include/uapi/linux/netfilter/nf_tables.h`.
 
+mod update;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+pub use update::{Step, steps, take_over, update};
 
 use super::link::Net;
-use super::netlink::{ACK, Body, CREATE, DUMP, Message, Protocol, Socket};
+use super::netlink::{ACK, Body, CREATE, DUMP, Message, Protocol, Socket, attributes};
 
 /// A table with all it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,10 +78,16 @@ pub struct Set {
     /// What its keys are made of.
     pub key: Vec<Part>,
     /// Its elements; all of one form: with a verdict, or without.
-    pub elements: Vec<(Vec<Value>, Option<Verdict>)>,
+    pub elements: Vec<Element>,
     /// Whether it maps to verdicts (an empty one cannot tell by itself).
     pub verdicts: bool,
+    /// Rules add to it ([`Statement::Remember`]), and what they add stays for so long. Its elements are nobody's plan: an
+    /// update leaves them alone.
+    pub forgets_after: Option<Duration>,
 }
+
+/// A key of a set, and in a map the verdict under it.
+pub type Element = (Vec<Value>, Option<Verdict>);
 
 /// A chain of rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,6 +146,8 @@ pub enum Statement {
     SourceIn(Net, bool),
     /// The destination address is in the net (or is not).
     DestinationIn(Net, bool),
+    /// The source is an address of this machine.
+    SourceIsLocal,
     /// The destination is an address of this machine.
     DestinationIsLocal,
     /// The transport is this.
@@ -152,8 +166,10 @@ pub enum Statement {
     Mark(u32),
     /// Sends the connection to one of these, drawn by chance.
     DnatRandom(Vec<(Ipv4Addr, u16)>),
-    /// Sends the connection to one of these, always the same for one source address.
-    DnatBySource(Vec<(Ipv4Addr, u16)>),
+    /// Goes on in one of these chains, drawn by chance, and does not come back.
+    GotoRandom(Vec<String>),
+    /// Puts the source address into a set that forgets, or lets it stay there for its whole time once more.
+    Remember(String),
     /// Gives the connection this machine's address.
     Masquerade,
     /// Refuses so that the sender knows at once.
@@ -198,6 +214,9 @@ impl fmt::Display for Set {
         let (word, tail) = if self.verdicts { ("map", " : verdict") } else { ("set", "") };
         writeln!(out, "  {word} {} {{", self.name)?;
         writeln!(out, "    type {}{tail}", key.join(" . "))?;
+        if let Some(time) = self.forgets_after {
+            writeln!(out, "    flags dynamic, timeout; timeout {}s", time.as_secs())?;
+        }
         for (values, verdict) in &self.elements {
             let values: Vec<String> = values.iter().map(ToString::to_string).collect();
             write!(out, "    {}", values.join(" . "))?;
@@ -236,6 +255,7 @@ impl fmt::Display for Statement {
         match self {
             Statement::SourceIn(net, yes) => write!(out, "ip saddr {}{net}", not(yes)),
             Statement::DestinationIn(net, yes) => write!(out, "ip daddr {}{net}", not(yes)),
+            Statement::SourceIsLocal => write!(out, "fib saddr type local"),
             Statement::DestinationIsLocal => write!(out, "fib daddr type local"),
             Statement::Transport(transport) => write!(out, "meta l4proto {transport}"),
             Statement::Port(port) => write!(out, "th dport {port}"),
@@ -247,9 +267,12 @@ impl fmt::Display for Statement {
             Statement::DnatRandom(to) => {
                 write!(out, "dnat ip to numgen random mod {} map {{ {} }}", to.len(), list(to))
             }
-            Statement::DnatBySource(to) => {
-                write!(out, "dnat ip to jhash ip saddr mod {} map {{ {} }}", to.len(), list(to))
+            Statement::GotoRandom(to) => {
+                let each = |(index, chain): (usize, &String)| format!("{index} : goto {chain}");
+                let list = to.iter().enumerate().map(each).collect::<Vec<_>>().join(", ");
+                write!(out, "numgen random mod {} vmap {{ {list} }}", to.len())
             }
+            Statement::Remember(set) => write!(out, "update @{set} {{ ip saddr }}"),
             Statement::Masquerade => write!(out, "masquerade"),
             Statement::Reject => write!(out, "reject"),
             Statement::Verdict(verdict) => write!(out, "{verdict}"),
@@ -355,19 +378,32 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
+const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const GET_SET: u16 = 10;
+const DELETE_SET: u16 = 11;
 const NEW_SET_ELEMENTS: u16 = 12;
+const GET_SET_ELEMENTS: u16 = 13;
+const DELETE_SET_ELEMENTS: u16 = 14;
+const GET_GENERATION: u16 = 16;
 
 const SET_ANONYMOUS: u32 = 1;
 const SET_CONSTANT: u32 = 2;
 const SET_MAP: u32 = 8;
+const SET_TIMEOUT: u32 = 0x10;
+const SET_EVAL: u32 = 0x20;
 const DATA_VERDICT: u32 = 0xffff_ff00;
 const TYPE_BITS: u32 = 6;
 
 /// Elements are sent in messages of at most so many, because an attribute ends at 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 400;
+
+/// Addresses in a set that rules add to; further ones are drawn anew each time. The size is nft(8)'s own default.
+const REMEMBERED_MAX: u32 = 65_535;
 
 /// `NFT_REG32_00`: the first of sixteen registers of four bytes.
 const REGISTER: u32 = 8;
@@ -385,6 +421,7 @@ pub fn apply(table: &Table) -> io::Result<()> {
     }
     for set in &table.sets {
         batch.set(&table.name, set);
+        batch.elements(NEW_SET_ELEMENTS, &table.name, &set.name, &set.elements);
     }
     for chain in &table.chains {
         for rule in &chain.rules {
@@ -413,6 +450,44 @@ pub fn exists(name: &str) -> io::Result<bool> {
     }
 }
 
+/// Whether the kernel has this chain.
+pub fn has_chain(table: &str, chain: &str) -> io::Result<bool> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(3, chain);
+    match socket.request(Message { kind: SUBSYSTEM << 8 | GET_CHAIN, flags: 0, body }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number of transactions that changed the rules of this network namespace, as the kernel counts them.
+pub fn generation() -> io::Result<u32> {
+    let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]);
+    let answers = Socket::open(Protocol::Netfilter)?.request(Message {
+        kind: SUBSYSTEM << 8 | GET_GENERATION,
+        flags: 0,
+        body,
+    })?;
+    let id = answers.iter().find_map(|answer| {
+        let list = attributes(answer.body.get(4..)?);
+        list.into_iter().find(|(kind, _)| *kind == 1)?.1.try_into().ok().map(u32::from_be_bytes)
+    });
+    id.ok_or_else(|| io::Error::other("the kernel names no generation of its rules"))
+}
+
+/// How many elements the kernel has in a set.
+pub fn count_elements(table: &str, set: &str) -> io::Result<usize> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, set);
+    let answers = socket.request(Message { kind: SUBSYSTEM << 8 | GET_SET_ELEMENTS, flags: DUMP, body })?;
+    let lists = answers.iter().filter_map(|answer| {
+        let list = attributes(answer.body.get(4..)?).into_iter().find(|(kind, _)| *kind == 3)?;
+        Some(attributes(list.1).len())
+    });
+    Ok(lists.sum())
+}
+
 /// How many rules the kernel has in the table of this name.
 pub fn count_rules(name: &str) -> io::Result<usize> {
     let mut socket = Socket::open(Protocol::Netfilter)?;
@@ -433,10 +508,15 @@ impl Batch {
     }
 
     fn push(&mut self, kind: u16, flags: u16, body: Body) {
-        self.messages.push(Message { kind: SUBSYSTEM << 8 | kind, flags: flags | ACK, body });
+        self.messages.push(Message { kind: SUBSYSTEM << 8 | kind, flags, body });
     }
 
+    /// Only the last message asks for an acknowledgement: refusals come unasked, and thousands of acknowledgements would not
+    /// fit the socket's buffer.
     fn send(mut self) -> io::Result<()> {
+        if let Some(last) = self.messages.last_mut().filter(|last| last.kind != BATCH_BEGIN) {
+            last.flags |= ACK;
+        }
         self.messages.push(Message { kind: BATCH_END, flags: 0, body: batch_header() });
         Socket::open(Protocol::Netfilter)?.exchange(&self.messages).map(drop)
     }
@@ -446,15 +526,22 @@ impl Batch {
         let mut body = Body::with(&[FAMILY_IPV4, 0, 0, 0])
             .text(1, table)
             .text(2, &set.name)
-            .u32_be(3, if set.verdicts { SET_MAP } else { 0 })
+            .u32_be(3, set.flags())
             .u32_be(4, key_type)
             .u32_be(5, 4 * set.key.len() as u32);
         if set.verdicts {
             body = body.u32_be(6, DATA_VERDICT).u32_be(7, 0);
         }
+        if let Some(time) = set.forgets_after {
+            body = body.nest(9, Body::new().u32_be(1, REMEMBERED_MAX)).u64_be(11, time.as_millis() as u64);
+        }
         self.anonymous += 1;
         self.push(NEW_SET, CREATE, body.u32_be(10, self.anonymous));
-        for some in set.elements.chunks(ELEMENTS_PER_MESSAGE) {
+    }
+
+    /// Adds elements to a set, or removes them, as `kind` says.
+    fn elements(&mut self, kind: u16, table: &str, set: &str, elements: &[Element]) {
+        for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let list = some.iter().fold(Body::new(), |list, (values, verdict)| {
                 let key: Vec<u8> = values.iter().flat_map(|value| value.register()).collect();
                 let mut element = Body::new().nest(1, data(&key));
@@ -463,9 +550,36 @@ impl Batch {
                 }
                 list.nest(1, element)
             });
-            let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, &set.name).nest(3, list);
+            let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, set).nest(3, list);
+            self.push(kind, CREATE, body);
+        }
+    }
+
+    /// An unnamed map from a number to a chain; the answer is its id in this batch.
+    fn verdicts(&mut self, table: &str, to: &[String]) -> u32 {
+        self.anonymous += 1;
+        let id = self.anonymous;
+        let body = Body::with(&[FAMILY_IPV4, 0, 0, 0])
+            .text(1, table)
+            .text(2, "__map%d")
+            .u32_be(3, SET_ANONYMOUS | SET_CONSTANT | SET_MAP)
+            .u32_be(4, 4)
+            .u32_be(5, 4)
+            .u32_be(6, DATA_VERDICT)
+            .u32_be(7, 0)
+            .u32_be(10, id);
+        self.push(NEW_SET, CREATE, body);
+        for (part, some) in to.chunks(ELEMENTS_PER_MESSAGE).enumerate() {
+            let list = some.iter().enumerate().fold(Body::new(), |list, (index, chain)| {
+                let key = ((part * ELEMENTS_PER_MESSAGE + index) as u32).to_ne_bytes();
+                let verdict = verdict_data(&Verdict::Goto(chain.clone()));
+                list.nest(1, Body::new().nest(1, data(&key)).nest(2, verdict))
+            });
+            let body =
+                Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, "__map%d").nest(3, list).u32_be(4, id);
             self.push(NEW_SET_ELEMENTS, CREATE, body);
         }
+        id
     }
 
     /// An unnamed map from a number to an address and a port; the answer is its id in this batch.
@@ -483,13 +597,17 @@ impl Batch {
             .u32_be(7, 8)
             .u32_be(10, id);
         self.push(NEW_SET, CREATE, body);
-        let list = to.iter().enumerate().fold(Body::new(), |list, (index, (address, port))| {
-            let mut value = Value::Address(*address).register().to_vec();
-            value.extend_from_slice(&Value::Port(*port).register());
-            list.nest(1, Body::new().nest(1, data(&(index as u32).to_ne_bytes())).nest(2, data(&value)))
-        });
-        let body = Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, "__map%d").nest(3, list).u32_be(4, id);
-        self.push(NEW_SET_ELEMENTS, CREATE, body);
+        for (part, some) in to.chunks(ELEMENTS_PER_MESSAGE).enumerate() {
+            let list = some.iter().enumerate().fold(Body::new(), |list, (index, (address, port))| {
+                let key = ((part * ELEMENTS_PER_MESSAGE + index) as u32).to_ne_bytes();
+                let mut value = Value::Address(*address).register().to_vec();
+                value.extend_from_slice(&Value::Port(*port).register());
+                list.nest(1, Body::new().nest(1, data(&key)).nest(2, data(&value)))
+            });
+            let body =
+                Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, "__map%d").nest(3, list).u32_be(4, id);
+            self.push(NEW_SET_ELEMENTS, CREATE, body);
+        }
         id
     }
 
@@ -508,10 +626,8 @@ impl Batch {
         match statement {
             Statement::SourceIn(net, yes) => in_net(Part::Source, *net, *yes),
             Statement::DestinationIn(net, yes) => in_net(Part::Destination, *net, *yes),
-            Statement::DestinationIsLocal => {
-                let fib = Body::new().u32_be(1, REGISTER).u32_be(2, 3).u32_be(3, 2);
-                vec![("fib", fib), equals(&2u32.to_ne_bytes(), true)]
-            }
+            Statement::SourceIsLocal => is_local(FIB_BY_SOURCE),
+            Statement::DestinationIsLocal => is_local(FIB_BY_DESTINATION),
             Statement::Transport(transport) => vec![load(Part::Protocol, 0), equals(&[transport.number()], true)],
             Statement::Port(port) => vec![load(Part::Port, 0), equals(&port.to_be_bytes(), true)],
             Statement::Marked(bits) => {
@@ -537,17 +653,21 @@ impl Batch {
                 vec![load_mark(), mask(!bits, *bits), ("meta", set)]
             }
             Statement::DnatRandom(to) => {
-                let number = Body::new().u32_be(1, REGISTER).u32_be(2, to.len() as u32).u32_be(3, 1);
-                self.dnat(table, vec![("numgen", number)], to)
+                let id = self.backends(table, to);
+                let lookup = Body::new().text(1, "__map%d").u32_be(2, REGISTER).u32_be(3, REGISTER).u32_be(4, id);
+                let nat = Body::new().u32_be(1, 1).u32_be(2, u32::from(FAMILY_IPV4));
+                let nat = nat.u32_be(3, REGISTER).u32_be(5, REGISTER + 1);
+                vec![draw(to.len()), ("lookup", lookup), ("nat", nat)]
             }
-            Statement::DnatBySource(to) => {
-                let hash = Body::new()
-                    .u32_be(1, REGISTER)
-                    .u32_be(2, REGISTER)
-                    .u32_be(3, 4)
-                    .u32_be(4, to.len() as u32)
-                    .u32_be(7, 0);
-                self.dnat(table, vec![load(Part::Source, 0), ("hash", hash)], to)
+            Statement::GotoRandom(to) => {
+                let id = self.verdicts(table, to);
+                let lookup =
+                    Body::new().text(1, "__map%d").u32_be(2, REGISTER).u32_be(3, REGISTER_VERDICT).u32_be(4, id);
+                vec![draw(to.len()), ("lookup", lookup)]
+            }
+            Statement::Remember(set) => {
+                let put = Body::new().text(1, set).u32_be(3, DYNSET_UPDATE).u32_be(4, REGISTER);
+                vec![load(Part::Source, 0), ("dynset", put)]
             }
             Statement::Masquerade => vec![("masq", Body::new())],
             Statement::Reject => vec![("reject", Body::new().u32_be(1, 0).attr(2, &[3]))],
@@ -556,22 +676,12 @@ impl Batch {
             }
         }
     }
+}
 
-    /// Draws a number with `draw`, finds address and port under it, and rewrites the destination to them.
-    fn dnat(
-        &mut self,
-        table: &str,
-        draw: Vec<(&'static str, Body)>,
-        to: &[(Ipv4Addr, u16)],
-    ) -> Vec<(&'static str, Body)> {
-        let id = self.backends(table, to);
-        let mut list = draw;
-        let lookup = Body::new().text(1, "__map%d").u32_be(2, REGISTER).u32_be(3, REGISTER).u32_be(4, id);
-        list.push(("lookup", lookup));
-        let nat =
-            Body::new().u32_be(1, 1).u32_be(2, u32::from(FAMILY_IPV4)).u32_be(3, REGISTER).u32_be(5, REGISTER + 1);
-        list.push(("nat", nat));
-        list
+impl Set {
+    fn flags(&self) -> u32 {
+        let map = if self.verdicts { SET_MAP } else { 0 };
+        map | self.forgets_after.map_or(0, |_| SET_TIMEOUT | SET_EVAL)
     }
 }
 
@@ -650,6 +760,24 @@ fn load(part: Part, at: usize) -> (&'static str, Body) {
     }
 }
 
+const FIB_BY_SOURCE: u32 = 1;
+const FIB_BY_DESTINATION: u32 = 2;
+const FIB_ADDRESS_TYPE: u32 = 3;
+const RTN_LOCAL: u32 = 2;
+const NUMGEN_RANDOM: u32 = 1;
+const DYNSET_UPDATE: u32 = 1;
+
+/// Compares the type of an address, looked up by one side of the packet, with the type of this machine's own.
+fn is_local(by: u32) -> Vec<(&'static str, Body)> {
+    let fib = Body::new().u32_be(1, REGISTER).u32_be(2, FIB_ADDRESS_TYPE).u32_be(3, by);
+    vec![("fib", fib), equals(&RTN_LOCAL.to_ne_bytes(), true)]
+}
+
+/// Draws a number below `count`.
+fn draw(count: usize) -> (&'static str, Body) {
+    ("numgen", Body::new().u32_be(1, REGISTER).u32_be(2, count as u32).u32_be(3, NUMGEN_RANDOM))
+}
+
 fn load_mark() -> (&'static str, Body) {
     ("meta", Body::new().u32_be(1, REGISTER).u32_be(2, 3))
 }
@@ -698,6 +826,7 @@ mod tests {
                 key: service.clone(),
                 elements: vec![(key, Some(Verdict::Goto("svc-a".into())))],
                 verdicts: true,
+                forgets_after: None,
             }],
             chains: vec![
                 Chain {
