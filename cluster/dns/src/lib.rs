@@ -21,6 +21,6 @@ mod wire;
 mod zone;
 
 pub use answer::{Answer, Code, answer};
-pub use run::{DnsError, Options, run, upstreams};
+pub use run::{DnsError, Options, Upstreams, run};
 pub use wire::{Kind, Question, WireError};
 pub use zone::{Data, Record, Zone};

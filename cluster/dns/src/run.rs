@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use base::chain;
 use client::Caches;
@@ -43,8 +44,8 @@ pub struct Options {
     pub listen: Vec<SocketAddr>,
     /// The cluster's domain, such as `cluster.local`.
     pub domain: String,
-    /// Who is asked for the rest of the world, in order.
-    pub upstreams: Vec<SocketAddr>,
+    /// Who is asked for the rest of the world.
+    pub upstreams: Upstreams,
 }
 
 /// Why DNS is not served.
@@ -60,18 +61,45 @@ pub enum DnsError {
     },
 }
 
-/// The servers that a resolv.conf names, without `own` addresses: asking oneself would never end.
-pub fn upstreams(resolv_conf: &Path, own: &[Ipv4Addr]) -> Vec<SocketAddr> {
-    let text = fs::read_to_string(resolv_conf).unwrap_or_default(); // None is none: a node without internet.
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).map(str::trim);
-    let addresses: BTreeSet<IpAddr> = own.iter().map(|address| IpAddr::V4(*address)).collect();
-    let found = servers.filter_map(|server| server.parse::<IpAddr>().ok());
-    found.filter(|address| !addresses.contains(address)).map(|address| SocketAddr::new(address, 53)).collect()
+/// Who is asked for the rest of the world, in order: the servers that a resolv.conf names. The file is read again when it has
+/// changed, because a link may come, or another one, while DNS is served.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    resolv_conf: PathBuf,
+    own: BTreeSet<IpAddr>,
+    read: Arc<Mutex<(Option<Stamp>, Vec<SocketAddr>)>>,
+}
+
+/// What tells one state of a file from another.
+type Stamp = (SystemTime, u64, u64);
+
+impl Upstreams {
+    /// Those of a file, without `own` addresses: asking oneself would never end.
+    pub fn of_file(resolv_conf: &Path, own: &[Ipv4Addr]) -> Upstreams {
+        let own = own.iter().map(|address| IpAddr::V4(*address)).collect();
+        Upstreams { resolv_conf: resolv_conf.to_owned(), own, read: Arc::default() }
+    }
+
+    /// Those that are named now; none where there is no such file, as on a node without internet.
+    pub fn now(&self) -> Vec<SocketAddr> {
+        let stamp = fs::metadata(&self.resolv_conf).and_then(|of| Ok((of.modified()?, of.len(), of.ino()))).ok();
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.0 != stamp {
+            *read = (stamp, self.parse(&fs::read_to_string(&self.resolv_conf).unwrap_or_default()));
+        }
+        read.1.clone()
+    }
+
+    fn parse(&self, text: &str) -> Vec<SocketAddr> {
+        let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).map(str::trim);
+        let found = servers.filter_map(|server| server.parse::<IpAddr>().ok());
+        found.filter(|address| !self.own.contains(address)).map(|address| SocketAddr::new(address, 53)).collect()
+    }
 }
 
 struct Server {
     zone: RwLock<Arc<Zone>>,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Upstreams,
     in_flight: Arc<Semaphore>,
 }
 
@@ -222,8 +250,8 @@ impl Server {
     /// Passes a message on, to one server after the other, and their answer back. Each question goes out from a port of
     /// its own, which the kernel draws: with the asker's id kept, that is what makes an answer hard to forge.
     async fn forward(&self, message: &[u8]) -> Option<Vec<u8>> {
-        for upstream in &self.upstreams {
-            if let Ok(Ok(reply)) = timeout(UPSTREAM_LIMIT, exchange(*upstream, message)).await {
+        for upstream in self.upstreams.now() {
+            if let Ok(Ok(reply)) = timeout(UPSTREAM_LIMIT, exchange(upstream, message)).await {
                 return Some(reply);
             }
         }
@@ -255,13 +283,15 @@ async fn exchange(upstream: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn server(upstreams: Vec<SocketAddr>) -> Server {
+    fn server(given: Vec<SocketAddr>) -> Server {
         let service = serde_json::json!({"metadata": {"name": "web", "namespace": "default"},
                                          "spec": {"clusterIP": "10.43.0.9"}});
         let out = serde_json::json!({"metadata": {"name": "out", "namespace": "default"},
                                      "spec": {"type": "ExternalName", "externalName": "example.com"}});
         let services = [service, out].map(|each| Arc::new(serde_json::from_value(each).expect("a Service")));
         let zone = Zone::new("cluster.local", &services, &[]);
+        let upstreams = Upstreams::of_file(Path::new("/nowhere/resolv.conf"), &[]);
+        upstreams.read.lock().expect("not poisoned").1 = given;
         Server { zone: RwLock::new(Arc::new(zone)), upstreams, in_flight: Arc::new(Semaphore::new(4)) }
     }
 
@@ -366,11 +396,17 @@ mod tests {
     }
 
     #[test]
-    fn a_resolv_conf_names_the_servers_but_not_ourselves() {
-        let file = std::env::temp_dir().join(format!("resolv-{}", std::process::id()));
+    fn a_resolv_conf_names_the_servers_but_not_ourselves_and_may_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("resolv.conf");
+        let upstreams = Upstreams::of_file(&file, &[Ipv4Addr::new(10, 43, 0, 10)]);
+        let now = || upstreams.now().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(now(), "", "there is no link yet");
         fs::write(&file, "search x\nnameserver 10.43.0.10\nnameserver 9.9.9.9\n").expect("written");
-        let found = upstreams(&file, &[Ipv4Addr::new(10, 43, 0, 10)]);
-        fs::remove_file(&file).expect("removed");
-        assert_eq!(found, vec!["9.9.9.9:53".parse().expect("an address")]);
+        assert_eq!(now(), "9.9.9.9:53");
+        let next = folder.path().join("next");
+        fs::write(&next, "nameserver 9.9.9.8\nnameserver 9.9.9.9\n").expect("written");
+        fs::rename(&next, &file).expect("renamed");
+        assert_eq!(now(), "9.9.9.8:53 9.9.9.9:53", "another link, other servers");
     }
 }

@@ -35,7 +35,7 @@ pub async fn run(options: Options, client: Client, caches: Arc<Caches>) -> Resul
         }
     }
     let own = [options.gateway, options.cluster_dns];
-    let upstreams = dns::upstreams(&options.resolv_conf, &own);
+    let upstreams = dns::Upstreams::of_file(&options.resolv_conf, &own);
     let listen = vec![(options.gateway, 53).into()];
     dns::run(dns::Options { listen, domain: options.domain, upstreams }, caches).await
 }
