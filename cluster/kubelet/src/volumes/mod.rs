@@ -60,7 +60,7 @@ pub enum VolumeError {
     #[error("volumes of type {0} are not supported on this node")]
     Unsupported(&'static str),
     /// A helper did not mount it, or did not take it away.
-    #[error("mount failed: {0}")]
+    #[error("mount failed")]
     Helper(#[from] helper::HelperError),
     /// It is still mounted although it was taken away.
     #[error("{0} is still mounted")]
@@ -645,6 +645,13 @@ mod tests {
         let helper = Helper { program: "/no/such".into(), args: Vec::new() };
         unmount_all(dir.path(), &helper).expect("a tmpfs needs no helper");
         remove_folder(&dir.path().join("pod")).expect("removed");
+    }
+
+    #[test]
+    fn a_mount_that_fails_names_the_server_once() {
+        let late = helper::HelperError::Late { what: "10.0.0.9:/srv".to_owned(), seconds: 20 };
+        let told = base::chain(&VolumeError::from(late)).to_string();
+        assert_eq!(told, "mount failed: 10.0.0.9:/srv: no answer within 20 s");
     }
 
     #[test]
