@@ -22,7 +22,7 @@ use crate::packages::{self, Unpacked, hex, sha256};
 use crate::root::{Entry, Root};
 use crate::script::boot_script;
 use crate::shell::{EPOCH, run, tool};
-use crate::{Tree, kernel, licences, preload};
+use crate::{Tree, kernel, licences, preload, verity};
 
 /// File systems that must be the same each time have the same number.
 const DATA_UUID: &str = "5ce72e01-da7a-4a7a-8000-000000000004";
@@ -291,15 +291,14 @@ fn verity(root: &Path, hashes: &Path) -> Result<String> {
     // The tree is over whole blocks, and so is what the board reads.
     let length = fs::metadata(root).doing("measure the root")?.len();
     let file = File::options().write(true).open(root).doing("open the root")?;
-    file.set_len(length.next_multiple_of(4096)).doing("round the root up")?;
-    let _absent = fs::remove_file(hashes);
-    let said = run(tool("veritysetup")
-        .args(["format", "--no-superblock", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096"])
-        .arg(format!("--salt={SALT}"))
-        .arg(root)
-        .arg(hashes))?;
-    let hash = said.lines().find_map(|line| line.strip_prefix("Root hash:"));
-    hash.map(|hash| hash.trim().to_owned()).ok_or_else(|| wrong("veritysetup says no root hash"))
+    file.set_len(length.next_multiple_of(verity::BLOCK as u64)).doing("round the root up")?;
+    let salt: Vec<u8> = SALT.as_bytes().chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect();
+    Ok(hex(&verity::tree(root, &salt, hashes)?))
+}
+
+/// The value of a hexadecimal digit.
+fn nibble(digit: u8) -> u8 {
+    (digit as char).to_digit(16).map_or(0, |value| value as u8)
 }
 
 fn devicetree(board: &Board, kernel: &(packages::Pin, PathBuf)) -> Result<Vec<u8>> {

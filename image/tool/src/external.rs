@@ -2,25 +2,109 @@
 //!
 //! Start at [`files`]; `image external` writes them, and a test compares.
 //!
-//! Not here: the parts that say nothing of a board, which are written by hand beside these (`image/buildroot`).
+//! Not here: the parts that say nothing of a board, which are written by hand beside these (`image/buildroot`, `image/yocto`).
+
+use std::fs;
 
 use board::Board;
 
 use crate::Tree;
-use crate::error::{Result, wrong};
+use crate::error::{Doing, Result, wrong};
+use crate::layout::{Artifacts, Layout, SIGNATURE, plan};
 use crate::packages::{self, Pin};
 
 /// A file, relative to the repository, and its text.
 pub type Written = (String, String);
+
+/// The Yocto layer.
+const LAYER: &str = "image/yocto/meta-skerry";
+/// The checksums of what is downloaded.
+const LINUX_HASH: &str = "image/buildroot/patches/linux/linux.hash";
 
 /// Every file that is written from the boards.
 pub fn files(tree: &Tree) -> Result<Vec<Written>> {
     let pins = packages::read(tree)?;
     let names = board::names(&tree.boards());
     let boards = names.iter().map(|name| Ok(board::read(&tree.boards(), name)?)).collect::<Result<Vec<_>>>()?;
-    let arm = boards.iter().filter(|board| u_boot_config(board).is_some_and(|config| config.ends_with("arm64")));
-    arm.map(|board| Ok((format!("image/buildroot/configs/{}_defconfig", underscored(board)), defconfig(board, &pins)?)))
-        .collect()
+    let mut files = vec![
+        (
+            format!("{LAYER}/recipes-skerry/skerry/skerry-version.inc"),
+            written(&format!("SKERRY_VERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))),
+        ),
+        (format!("{LAYER}/recipes-kernel/linux/linux-skerry-version.inc"), linux_version(tree, &pins)?),
+    ];
+    for board in boards.iter().filter(|board| u_boot_config(board).is_some_and(|config| config.ends_with("arm64"))) {
+        files.push((format!("image/buildroot/configs/{}_defconfig", underscored(board)), defconfig(board, &pins)?));
+        files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board)));
+        let layout = plan(board, &Artifacts::default())?;
+        files.push((format!("{LAYER}/files/wic/skerry-{}.wks", board.name), wks(&layout)));
+    }
+    Ok(files)
+}
+
+/// Says in a file whose hand wrote it.
+fn written(text: &str) -> String {
+    format!("# Written by `cargo run -p image -- external`.\n{text}")
+}
+
+/// The kernel's version, and the checksum of its source.
+fn linux_version(tree: &Tree, pins: &[Pin]) -> Result<String> {
+    let version = upstream(pins, "kernel")?;
+    let hashes = fs::read_to_string(tree.top.join(LINUX_HASH)).doing(format_args!("read {LINUX_HASH}"))?;
+    let ending = format!("  linux-{version}.tar.xz");
+    let sum = hashes.lines().find_map(|line| line.strip_prefix("sha256  ")?.strip_suffix(&ending));
+    let sum = sum.ok_or_else(|| wrong(format_args!("{LINUX_HASH} has no checksum of linux {version}")))?;
+    Ok(written(&format!("LINUX_VERSION = \"{version}\"\nSRC_URI[kernel.sha256sum] = \"{sum}\"\n")))
+}
+
+/// Yocto's description of a board.
+fn machine(board: &Board) -> String {
+    let firmware = if raspberry_firmware(board).is_empty() { "" } else { "raspi-firmware:do_deploy" };
+    let name = format!("#@TYPE: Machine\n#@NAME: skerry-{}\n#@DESCRIPTION: Skerry on {}\n", board.name, board.summary);
+    let lines = [
+        ("SKERRY_BOARD", board.name.clone()),
+        ("SKERRY_LOADER", format!("{}/{}", board.loader.package, board.loader.file)),
+        ("SKERRY_FIRMWARE", firmware.to_owned()),
+        (
+            "KERNEL_DEVICETREE",
+            devicetrees(board).iter().map(|tree| format!("{tree}.dtb")).collect::<Vec<_>>().join(" "),
+        ),
+        ("UBOOT_MACHINE", format!("{}_defconfig", u_boot_config(board).unwrap_or_default())),
+        ("WKS_FILE", format!("skerry-{}.wks", board.name)),
+    ];
+    let lines: String = lines.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
+    name + &written(&format!("\nrequire conf/machine/include/skerry.inc\n\n{lines}"))
+}
+
+/// The disk in wic's words: the parts that the assembler made, where its layout wants them.
+fn wks(layout: &Layout) -> String {
+    let part = |name: &str, file: &str, more: &str| {
+        let part = layout.part(name);
+        let source = if file.is_empty() {
+            "--source empty".to_owned()
+        } else {
+            format!("--source rawcopy --sourceparams=\"file=skerry-parts/{file}\"")
+        };
+        let size =
+            if more.contains("no-table") { String::new() } else { format!(" --fixed-size {}K", part.sectors / 2) };
+        format!("part {source} --offset {}s{size} {more}\n", part.at)
+    };
+    let about = format!(
+        "# short-description: the disk of {}\n# long-description: two slots, the first filled; see the assembler's layout\n",
+        layout.board
+    );
+    about
+        + &written(
+            &[
+                part("ledger", "ledger.img", "--no-table"),
+                part("firmware", "firmware.fat", "--system-id 0x0c --active"),
+                part("slot a", "slot-a.img", "--system-id 0xda"),
+                part("slot b", "", "--system-id 0xda"),
+                part("data", "data.ext4", "--system-id 0x83"),
+                format!("bootloader --ptable msdos --diskid 0x{SIGNATURE:08x}\n"),
+            ]
+            .concat(),
+        )
 }
 
 /// Buildroot's names hold no hyphens.
@@ -139,6 +223,21 @@ mod tests {
                 assert!(text.contains(&file), "{name}: {hashes} lacks{file}");
             }
         }
+    }
+
+    #[test]
+    fn wic_is_told_the_layout() {
+        let board = board::read(&Tree::ours().boards(), "qemu-arm64").unwrap();
+        let text = wks(&plan(&board, &Artifacts::example()).unwrap());
+        let expected = "\
+part --source rawcopy --sourceparams=\"file=skerry-parts/ledger.img\" --offset 16s --no-table
+part --source rawcopy --sourceparams=\"file=skerry-parts/firmware.fat\" --offset 2048s --fixed-size 32768K --system-id 0x0c --active
+part --source rawcopy --sourceparams=\"file=skerry-parts/slot-a.img\" --offset 67584s --fixed-size 524288K --system-id 0xda
+part --source empty --offset 1116160s --fixed-size 524288K --system-id 0xda
+part --source rawcopy --sourceparams=\"file=skerry-parts/data.ext4\" --offset 2164736s --fixed-size 262144K --system-id 0x83
+bootloader --ptable msdos --diskid 0x5ce72e01
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ const KIND_LINUX: u8 = 0x83;
 const KIND_DATA: u8 = 0xda;
 
 /// What goes into a slot, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Artifacts {
     /// The kernel, packed or not.
     pub kernel: u64,

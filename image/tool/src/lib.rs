@@ -31,6 +31,7 @@ pub mod root;
 pub mod script;
 pub mod shell;
 pub mod up;
+pub mod verity;
 
 use std::path::{Path, PathBuf};
 

@@ -58,7 +58,7 @@ enum Verb {
     Build(Box<Build>),
     /// Writes an image to a card or a file, with the settings of one board, and reads it back
     Flash(Box<Flash>),
-    /// Writes what Buildroot is told of the boards anew
+    /// Writes what Buildroot and Yocto are told of the boards anew
     External,
     /// Shows the Debian packages in use, or renews them
     Lock {

@@ -13,7 +13,6 @@ SKERRY_LICENSE_FILES = LICENSE
 SKERRY_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = --exclude /build --exclude /target
 SKERRY_DEPENDENCIES = host-skerry
 HOST_SKERRY_DEPENDENCIES = \
-	host-cryptsetup \
 	host-dosfstools \
 	host-e2fsprogs \
 	host-kmod \

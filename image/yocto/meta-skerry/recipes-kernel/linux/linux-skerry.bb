@@ -1,0 +1,25 @@
+SUMMARY = "The kernel of Skerry's boards"
+DESCRIPTION = "Linux with its own defconfig and the options that Skerry needs"
+LICENSE = "GPL-2.0-only"
+LIC_FILES_CHKSUM = "file://COPYING;md5=6bc538ed5bd9a7fc9398086aedcd7e46"
+
+require recipes-kernel/linux/linux-skerry-version.inc
+inherit kernel
+
+PV = "${LINUX_VERSION}"
+FILESEXTRAPATHS:prepend := "${SKERRY_TREE}/image:"
+SRC_URI = "${KERNELORG_MIRROR}/linux/kernel/v6.x/linux-${LINUX_VERSION}.tar.xz;name=kernel \
+           file://kernel.config \
+           file://kernel-arm64.config \
+           "
+S = "${UNPACKDIR}/linux-${LINUX_VERSION}"
+DEPENDS += "openssl-native util-linux-native elfutils-native"
+COMPATIBLE_MACHINE = "^skerry-"
+
+# The defconfig of the architecture, and then what every kernel of ours must have; the assembler checks what came of it.
+do_configure() {
+	oe_runmake -C ${S} O=${B} defconfig
+	${S}/scripts/kconfig/merge_config.sh -m -O ${B} ${B}/.config \
+		${UNPACKDIR}/kernel.config ${UNPACKDIR}/kernel-arm64.config
+	oe_runmake -C ${S} O=${B} olddefconfig
+}
