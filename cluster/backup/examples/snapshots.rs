@@ -105,14 +105,14 @@ async fn file(store: &Local, folder: &std::path::Path) {
     let stream: Vec<u8> = snapshot(page, Vec::new(), &meta).flatten().collect();
     let (begun, path) = (Instant::now(), folder.join("file"));
     let (_, mut records) = open_stream(&stream[..]).expect("it is one");
-    let mut writer = FileWriter::create(&path, &meta).expect("a file");
+    let mut writer = FileWriter::create(&path, &meta, None).expect("a file");
     while let Some(record) = records.next().expect("it is whole") {
         writer.record(&record).expect("it is written");
     }
     let bytes = writer.finish().expect("it is written");
     println!("a file of {bytes} bytes, written in {:?}", begun.elapsed());
     let begun = Instant::now();
-    let checked = check(&path).expect("it is right");
+    let checked = check(&path, None).expect("it is right");
     println!("checked in {:?}", begun.elapsed());
     let (begun, data) = (Instant::now(), folder.join("data"));
     std::fs::create_dir(&data).expect("a folder");

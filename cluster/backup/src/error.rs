@@ -42,6 +42,26 @@ pub enum BackupError {
         /// How that shows.
         detail: String,
     },
+    /// It cannot be read without its key.
+    #[error("{path} is encrypted, and no key was given (--key-file)")]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read with this key.
+    #[error("{path} was encrypted with another key")]
+    WrongKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key file that does not hold a key.
+    #[error("{path} is no key: {detail}")]
+    UnfitKey {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: &'static str,
+    },
     /// The folder is in use by something.
     #[error("the folder {folder} is not blank, it holds {found}; nothing was changed")]
     NotBlank {

@@ -10,8 +10,12 @@ use std::io::{self, BufRead, Read};
 use base::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The format this release writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The newest format this release reads and writes.
+pub const FORMAT: u32 = SEALED;
+/// Records as they are.
+const PLAIN: u32 = 1;
+/// Records encrypted; a third line is the salt of the key.
+const SEALED: u32 = 2;
 /// How the first line begins.
 pub(crate) const MAGIC: &str = "skerry-backup ";
 /// Neither line is longer.
@@ -30,6 +34,16 @@ pub struct Meta {
     pub time: String,
 }
 
+/// The first lines, as they were read.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) meta: Meta,
+    /// Of a file that is encrypted.
+    pub(crate) salt: Option<String>,
+    /// The lines themselves.
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// What the first two lines are instead.
 #[derive(Debug)]
 pub(crate) enum NotMeta {
@@ -44,8 +58,17 @@ pub(crate) enum NotMeta {
 impl Meta {
     /// The first two lines.
     pub fn lines(&self) -> Vec<u8> {
+        self.head(PLAIN)
+    }
+
+    /// The first three lines of a file that is encrypted.
+    pub(crate) fn sealed_lines(&self, salt: &str) -> Vec<u8> {
+        [&self.head(SEALED)[..], salt.as_bytes(), b"\n"].concat()
+    }
+
+    fn head(&self, format: u32) -> Vec<u8> {
         let json = serde_json::to_string(self).expect("four plain fields can be written");
-        format!("{MAGIC}{FORMAT}\n{json}\n").into_bytes()
+        format!("{MAGIC}{format}\n{json}\n").into_bytes()
     }
 
     /// When it was taken.
@@ -53,8 +76,8 @@ impl Meta {
         self.time.parse().ok()
     }
 
-    /// Reads the first two lines, and nothing behind them. The number is how long they are.
-    pub(crate) fn read(input: &mut impl BufRead) -> Result<(Meta, u64), NotMeta> {
+    /// Reads the first lines, and nothing behind them.
+    pub(crate) fn read(input: &mut impl BufRead) -> Result<Head, NotMeta> {
         let first = line(input).map_err(|error| NotMeta::Broken(error.to_string()))?;
         let number = first.strip_prefix(MAGIC.as_bytes()).ok_or(NotMeta::Foreign)?;
         let number = std::str::from_utf8(number).ok().and_then(|text| text.trim_end().parse::<u32>().ok());
@@ -65,7 +88,13 @@ impl Meta {
         let second = line(input).map_err(|error| NotMeta::Broken(error.to_string()))?;
         let meta = serde_json::from_slice(&second);
         let meta = meta.map_err(|error| NotMeta::Broken(format!("its second line is not understood: {error}")))?;
-        Ok((meta, (first.len() + second.len()) as u64))
+        let mut head = Head { meta, salt: None, bytes: [first, second].concat() };
+        if format == SEALED {
+            let third = line(input).map_err(|error| NotMeta::Broken(error.to_string()))?;
+            head.salt = Some(String::from_utf8_lossy(&third).trim_end().to_owned());
+            head.bytes.extend(third);
+        }
+        Ok(head)
     }
 }
 
@@ -87,7 +116,9 @@ mod tests {
     #[track_caller]
     fn check(text: &str, wanted: &str) {
         let read = match Meta::read(&mut text.as_bytes()) {
-            Ok((meta, _)) => format!("at {}", meta.revision),
+            Ok(head) => {
+                format!("at {}{}", head.meta.revision, head.salt.map(|salt| format!(" {salt}")).unwrap_or_default())
+            }
             Err(NotMeta::Foreign) => "foreign".to_owned(),
             Err(NotMeta::Newer(format)) => format!("newer {format}"),
             Err(NotMeta::Broken(_)) => "broken".to_owned(),
@@ -98,10 +129,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let mut bytes = meta().lines();
-        let length = bytes.len() as u64;
+        let lines = bytes.clone();
         bytes.extend(b"the rest");
         let mut input = &bytes[..];
-        assert_eq!(Meta::read(&mut input).expect("it is one"), (meta(), length));
+        let head = Meta::read(&mut input).expect("it is one");
+        assert_eq!((head.meta, head.salt, head.bytes), (meta(), None, lines));
         assert_eq!(input, b"the rest");
         assert_eq!(meta().taken().map(Timestamp::rfc3339).as_deref(), Some("2026-11-25T01:00:00Z"));
     }
@@ -110,7 +142,9 @@ mod tests {
     fn anything_else_is_told_apart() {
         check("PK\u{3}\u{4}\n", "foreign");
         check("", "broken");
-        check("skerry-backup 2\n{}\n", "newer 2");
+        check("skerry-backup 3\n{}\n", "newer 3");
+        check(&String::from_utf8(meta().sealed_lines("abcd")).expect("text"), "at 7 abcd");
+        check(&String::from_utf8(meta().head(SEALED)).expect("text"), "broken");
         check("skerry-backup one\n{}\n", "broken");
         check("skerry-backup 1\n{}\n", "broken");
         check("skerry-backup 1\n{\"cluster\":\"", "broken");

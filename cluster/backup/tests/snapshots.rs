@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use backup::{BackupError, Checked, FileWriter, Meta, Record, RecordReader, check, first_revision, restore, snapshot};
+use backup::{
+    BackupError, Checked, FileWriter, Key, Meta, Record, RecordReader, check, first_revision, restore, snapshot,
+};
 use base::{Rng, Timestamp};
 use bytes::Bytes;
 use store::{
@@ -85,10 +87,10 @@ fn prefix(journal: &Journal, revision: u64) -> Objects {
 }
 
 fn file(path: &Path, meta: &Meta, records: &[Record]) -> Checked {
-    let mut writer = FileWriter::create(path, meta).expect("the file can be made");
+    let mut writer = FileWriter::create(path, meta, None).expect("the file can be made");
     records.iter().for_each(|record| writer.record(record).expect("the disk takes it"));
     writer.finish().expect("the disk takes it");
-    check(path).expect("what was written is right")
+    check(path, None).expect("what was written is right")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,13 +159,13 @@ async fn keys_and_chosen_volumes_come_back_and_are_private() {
     let folder = tempfile::tempdir().expect("a folder");
     let (meta, records) = sample(folder.path());
     let path = folder.path().join("one.backup");
-    let mut writer = FileWriter::create(&path, &meta).expect("the file can be made");
+    let mut writer = FileWriter::create(&path, &meta, None).expect("the file can be made");
     records.iter().for_each(|record| writer.record(record).expect("the disk takes it"));
     writer.volume("/volumes/web", &folder.path().join("web")).expect("the volume can be read");
     writer.finish().expect("the disk takes it");
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
-    let (data, checked) = (folder.path().join("data"), check(&path).expect("it is right"));
+    let (data, checked) = (folder.path().join("data"), check(&path, None).expect("it is right"));
     std::fs::create_dir(&data).expect("a folder");
     let contents = checked.contents().expect("it can be read");
     assert!(checked.must_hold(&contents, "/volumes/web").is_ok());
@@ -197,7 +199,7 @@ async fn names_that_lead_out_of_the_folder_are_refused() {
 /// Whether `check` takes this as a file.
 fn verdict(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
     std::fs::write(path, bytes).expect("the file can be written");
-    check(path).map(drop)
+    check(path, None).map(drop)
 }
 
 #[test]
@@ -221,6 +223,38 @@ fn every_cut_and_every_changed_bit_of_a_file_is_refused() {
     assert!(matches!(verdict(&path, &[&bytes[..], b"x"].concat()), Err(BackupError::Damaged { .. })));
 }
 
+#[tokio::test]
+async fn an_encrypted_file_is_read_with_its_key_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (meta, records) = sample(folder.path());
+    let path = folder.path().join("sealed");
+    let key = |name: &str, byte: u8| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, [byte; 32]).expect("written");
+        Key::read(&path).expect("a key")
+    };
+    let (right, wrong) = (key("right", 1), key("wrong", 2));
+    let mut writer = FileWriter::create(&path, &meta, Some(&right)).expect("the file can be made");
+    records.iter().for_each(|record| writer.record(record).expect("the disk takes it"));
+    writer.finish().expect("the disk takes it");
+    assert!(matches!(check(&path, None), Err(BackupError::NoKey { .. })));
+    assert!(matches!(check(&path, Some(&wrong)), Err(BackupError::WrongKey { .. })));
+    let checked = check(&path, Some(&right)).expect("it is right");
+    assert_eq!(checked.contents().expect("it can be read").keys, [("ca.key".to_owned(), Bytes::from("secret"))]);
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("a folder");
+    restore(&checked, &data, &BTreeMap::new(), NOW).await.expect("it can be restored");
+    assert_eq!(std::fs::read(data.join("pki/ca.key")).expect("it is there"), b"secret");
+    let bytes = std::fs::read(&path).expect("it is there");
+    assert!(bytes.starts_with(b"skerry-backup 2\n") && !bytes.windows(6).any(|window| window == b"secret"));
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        std::fs::write(&path, changed).expect("written");
+        assert!(check(&path, Some(&right)).is_err(), "byte {at}");
+    }
+}
+
 #[test]
 fn what_is_no_backup_or_too_new_is_told_as_what_it_is() {
     use sha2::{Digest, Sha256};
@@ -232,9 +266,9 @@ fn what_is_no_backup_or_too_new_is_told_as_what_it_is() {
     };
     assert_eq!(told(b""), "FILE is no backup made by Skerry");
     assert_eq!(told(b"PK\x03\x04 some archive of somebody's"), "FILE is no backup made by Skerry");
-    let newer = b"skerry-backup 2\n{}\nwho knows".to_vec();
+    let newer = b"skerry-backup 3\n{}\nwho knows".to_vec();
     let newer = [&newer[..], Sha256::digest(&newer).as_slice()].concat();
-    assert_eq!(told(&newer), "FILE is a backup in format 2, and this release reads formats up to 1");
-    let error = check(&folder.path().join("none")).expect_err("it is not there");
+    assert_eq!(told(&newer), "FILE is a backup in format 3, and this release reads formats up to 2");
+    let error = check(&folder.path().join("none"), None).expect_err("it is not there");
     assert!(error.to_string().starts_with("failed to open "), "{error}");
 }

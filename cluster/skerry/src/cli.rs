@@ -33,8 +33,8 @@ pub enum Verb {
     ///
     /// It is meant to run as a CronJob (cluster/skerry/manifests/backup.yaml), and finds the API server by what every pod is
     /// given. Writers need not stop: the file is the cluster at one revision. Before the file gets its name it is restored to a
-    /// scratch server and compared; only then old files go. A file is not encrypted and holds the cluster's keys and all
-    /// Secrets: whoever reads it is the cluster's administrator.
+    /// scratch server and compared; only then old files go. A file holds the cluster's keys and all Secrets: whoever can
+    /// read it is the cluster's administrator. It is encrypted only with --key-file.
     Backup(Backup),
     /// Make a blank data folder the cluster of a backup.
     ///
@@ -62,6 +62,9 @@ pub struct Server {
     /// anything is used as it is.
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
+    /// The key of the backup to restore, if it is encrypted.
+    #[arg(long, value_name = "FILE", requires = "restore")]
+    pub restore_key: Option<PathBuf>,
     /// Run the control plane alone, no pods on this machine.
     #[arg(long)]
     pub no_node: bool,
@@ -108,6 +111,10 @@ pub struct Backup {
     /// database. The system's temporary folder if not given.
     #[arg(long, value_name = "FOLDER")]
     pub scratch: Option<PathBuf>,
+    /// Encrypt the file with this key, such as a mounted Secret: 32 random bytes or more (head -c 32 /dev/urandom). Keep a copy
+    /// outside of the cluster, as nothing can be restored without it.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// The cluster, outside of a pod.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -122,6 +129,9 @@ pub struct Restore {
     /// The folder that `skerry server` will be given; made if it is not there.
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: PathBuf,
+    /// The key of an encrypted backup.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Take a folder that holds a cluster: its database and keys are moved to replaced-SECONDS in the same folder.
     #[arg(long)]
     pub move_aside: bool,

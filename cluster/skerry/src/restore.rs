@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use ::backup::{BackupError, Checked, Contents, Restored, check, finish, is_restored, look};
+use ::backup::{BackupError, Checked, Contents, Key, Restored, check, finish, is_restored, look};
 use base::{Clock, Timestamp};
 use sys::clock::SystemClock;
 
@@ -41,7 +41,8 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
     server::logging();
     let now = SystemClock.now();
     let failed = |source| RestoreFailed::Restore { folder: options.data_dir.clone(), source };
-    let file = check(&options.file).map_err(failed)?;
+    let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
+    let file = check(&options.file, key.as_ref()).map_err(failed)?;
     let contents = file.contents().map_err(failed)?;
     look(&options.data_dir, options.move_aside).map_err(failed)?;
     let volumes = volumes(&options, &file, &contents).map_err(failed)?;
@@ -52,13 +53,19 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
 }
 
 /// What a server does before its first start if it was given a backup. A folder that holds anything is used as it is.
-pub(crate) async fn before_first_start(file: &Path, data: &Path, now: Timestamp) -> Result<(), RestoreFailed> {
+pub(crate) async fn before_first_start(
+    file: &Path,
+    key: Option<&Path>,
+    data: &Path,
+    now: Timestamp,
+) -> Result<(), RestoreFailed> {
     let failed = |source| RestoreFailed::Restore { folder: data.to_owned(), source };
     match look(data, false) {
         Err(BackupError::NotBlank { .. }) => return Ok(()),
         looked => looked.map_err(failed)?,
     };
-    let file = check(file).map_err(failed)?;
+    let key = key.map(Key::read).transpose().map_err(failed)?;
+    let file = check(file, key.as_ref()).map_err(failed)?;
     file.contents().map_err(failed)?;
     let wish = Wish { file: &file, data, move_aside: false, volumes: &BTreeMap::new() };
     tracing::info!("{}", fulfil(&wish, now).await?);

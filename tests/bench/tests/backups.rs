@@ -48,11 +48,12 @@ fn a_backup_under_load_restores_to_a_prefix_of_what_was_acknowledged() {
         let files = files(folder.path());
         assert_eq!(files.len(), KEPT, "the old ones went: {files:?}");
         for file in &files {
-            is_prefix(&check(file).expect("it is right"), &journal);
+            is_prefix(&check(file, None).expect("it is right"), &journal);
         }
         let newest = files.last().expect("there are two");
         refuses_what_is_wrong(&server.data(), newest, folder.path());
         a_full_disk_is_told_and_left_as_it_was(&config, folder.path());
+        an_encrypted_backup_needs_its_key(&config, folder.path());
         let config = Kubeconfig::read(&config).expect("a kubeconfig");
         server.kill();
         a_blank_folder_becomes_it(newest, &config).await;
@@ -178,6 +179,21 @@ fn refuses_what_is_wrong(data: &Path, file: &Path, folder: &Path) {
     std::fs::remove_file(&wrong).expect("it is there");
 }
 
+fn an_encrypted_backup_needs_its_key(config: &Path, folder: &Path) {
+    let (to, key, data) = (folder.join("sealed"), folder.join("key"), folder.join("opened"));
+    std::fs::create_dir(&to).expect("a folder");
+    std::fs::write(&key, [7; 32]).expect("it can be written");
+    let run = |words: &[&Path]| Command::new(program()).args(words).output().expect("it runs");
+    let backup = ["backup", "--to", "--scratch", "--kubeconfig", "--key-file"].map(Path::new);
+    let done = run(&[backup[0], backup[1], &to, backup[2], folder, backup[3], config, backup[4], &key]);
+    assert!(done.status.success(), "{}", said(&done));
+    let file = files(&to).pop().expect("a file");
+    let refused = said(&restore(&file, &data));
+    assert!(refused.contains("is encrypted, and no key was given") && !data.exists(), "{refused}");
+    let done = run(&[Path::new("restore"), backup[4], &key, Path::new("--data-dir"), &data, &file]);
+    assert!(done.status.success() && data.join("db/state.db").exists(), "{}", said(&done));
+}
+
 /// On a file system of 8 KiB, in a mount namespace of its own.
 fn a_full_disk_is_told_and_left_as_it_was(config: &Path, folder: &Path) {
     let small = folder.join("small");
@@ -205,7 +221,7 @@ async fn a_blank_folder_becomes_it(file: &Path, config: &Kubeconfig) {
     server.start().expect("it starts");
     server.connect().await.expect("it is ready");
     let mut connection = Connection::open(config).await.expect("the old kubeconfig is still valid");
-    let checked = check(file).expect("it is right");
+    let checked = check(file, None).expect("it is right");
     for (key, (_, object)) in objects(&checked).iter().filter(|(key, _)| key.starts_with("configmaps/default/client-"))
     {
         let name = key.rsplit('/').next().expect("keys have names");

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::backup::{BackupError, End, Meta, check, name_of, surplus};
+use ::backup::{BackupError, End, Key, Meta, check, name_of, surplus};
 use base::Clock;
 use client::{DoorError, KubeconfigError};
 use sys::clock::SystemClock;
@@ -97,8 +97,9 @@ async fn back_up(options: &cli::Backup, clock: Arc<dyn Clock>) -> Result<String,
     let failed = |source| BackupFailed::Write { folder: options.to.clone(), source };
     let access = access::find(options.kubeconfig.as_deref())?;
     remove_old_parts(&options.to, &*clock).map_err(failed)?;
-    let part = receive::receive(&access, options).await?;
-    let checked = check(&part.path).map_err(failed)?;
+    let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
+    let part = receive::receive(&access, options, key.as_ref()).await?;
+    let checked = check(&part.path, key.as_ref()).map_err(failed)?;
     let scratch = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
     scratch::prove(&checked, &access, &scratch, &clock).await.map_err(BackupFailed::Scratch)?;
     let name = name_of(&part.meta);

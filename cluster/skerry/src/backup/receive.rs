@@ -9,7 +9,7 @@
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use ::backup::{BackupError, FileWriter, name_of, open_stream};
+use ::backup::{BackupError, FileWriter, Key, name_of, open_stream};
 use apiserver::SNAPSHOT_PATH;
 use bytes::{Buf, Bytes};
 use client::{DoorError, Kubeconfig};
@@ -24,10 +24,14 @@ use crate::cli;
 const FRAMES_MAX: usize = 4;
 
 /// Takes a snapshot and writes it, and the volumes, to a file without a name.
-pub(super) async fn receive(access: &Kubeconfig, options: &cli::Backup) -> Result<Part, BackupFailed> {
+pub(super) async fn receive(
+    access: &Kubeconfig,
+    options: &cli::Backup,
+    key: Option<&Key>,
+) -> Result<Part, BackupFailed> {
     let frames = client::https::download(access, SNAPSHOT_PATH).await.map_err(BackupFailed::Snapshot)?;
-    let (folder, volumes) = (options.to.clone(), options.volume.clone());
-    let (came, part) = through(frames, move |input| write(input, &folder, &volumes)).await;
+    let (folder, volumes, key) = (options.to.clone(), options.volume.clone(), key.cloned());
+    let (came, part) = through(frames, move |input| write(input, &folder, &volumes, key.as_ref())).await;
     came.map_err(BackupFailed::Snapshot)?;
     part.map_err(|source| BackupFailed::Write { folder: options.to.clone(), source })
 }
@@ -78,10 +82,10 @@ impl Read for Frames {
     }
 }
 
-fn write(input: Frames, folder: &Path, volumes: &[PathBuf]) -> Result<Part, BackupError> {
+fn write(input: Frames, folder: &Path, volumes: &[PathBuf], key: Option<&Key>) -> Result<Part, BackupError> {
     let (meta, mut records) = open_stream(BufReader::new(input))?;
     let path = folder.join(format!(".{}{PART}", name_of(&meta)));
-    let mut writer = FileWriter::create(&path, &meta)?;
+    let mut writer = FileWriter::create(&path, &meta, key)?;
     // From here on the file goes if anything fails.
     let mut part = Part { path, meta, count: records.count(), bytes: 0 };
     while let Some(record) = records.next().map_err(|error| BackupError::Stream { detail: error.to_string() })? {

@@ -189,13 +189,13 @@ mod tests {
     fn check_compared(kept: &str, served: &str, wanted: Option<&str>) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let mut file = FileWriter::create(&path, &meta()).expect("a file");
+        let mut file = FileWriter::create(&path, &meta(), None).expect("a file");
         records(kept).iter().for_each(|record| file.record(record).expect("it is written"));
         file.finish().expect("it is written");
         let mut stream = RecordWriter::new(meta().lines());
         records(served).iter().for_each(|record| stream.record(record).expect("memory takes it"));
         let frame = Bytes::from(stream.end().expect("memory takes it"));
-        let file = check(&path).expect("it is right");
+        let file = check(&path, None).expect("it is right");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let frames = stream::iter([Ok(frame)]).boxed();
         let (came, found) = runtime.block_on(through(frames, move |served| compare(&file, served)));
