@@ -80,7 +80,24 @@ pub fn kind(
     Kind { verbs, ..kind }
 }
 
-/// Who answers a group, if it is none of ours.
-pub(crate) fn of<'a>(extensions: &'a [Arc<dyn Extension>], group: &str) -> Option<&'a Arc<dyn Extension>> {
-    extensions.iter().find(|extension| extension.kinds().iter().any(|kind| kind.group == group))
+/// Who answers which group.
+pub(crate) struct Extensions(Vec<(String, Arc<dyn Extension>)>);
+
+impl Extensions {
+    /// Asks each once what it answers, with its kinds.
+    pub(crate) fn new(all: &[Arc<dyn Extension>]) -> (Extensions, Vec<Kind>) {
+        let mut groups: Vec<(String, Arc<dyn Extension>)> = Vec::new();
+        let mut kinds = Vec::new();
+        for extension in all {
+            let its = extension.kinds();
+            groups.extend(its.first().map(|kind| (kind.group.to_string(), extension.clone())));
+            kinds.extend(its);
+        }
+        (Extensions(groups), kinds)
+    }
+
+    /// Who answers a group, if it is none of ours.
+    pub(crate) fn of(&self, group: &str) -> Option<&Arc<dyn Extension>> {
+        self.0.iter().find(|(its, _)| its == group).map(|(_, extension)| extension)
+    }
 }

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::accept::{self, Wanted};
 use crate::allocate::Allocator;
 use crate::documents::Documents;
+use crate::extension::Extensions;
 use crate::frames::Frames;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
@@ -26,7 +27,7 @@ use crate::query::Query;
 use crate::quota::Quotas;
 use crate::rbac::Rules;
 use crate::status::resource_of;
-use crate::{Asked, Credentials, Failure, Response, Settings, User, extension, render};
+use crate::{Asked, Credentials, Failure, Response, Settings, User, render};
 
 /// The API server's core: no sockets, no timers.
 pub struct Api {
@@ -39,6 +40,7 @@ pub struct Api {
     pub(crate) frames: Frames,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
+    extensions: Extensions,
     /// Who may take a snapshot now.
     pub(crate) snapshots: Arc<Semaphore>,
     rng: Mutex<Rng>,
@@ -61,8 +63,8 @@ impl Api {
     pub fn open(store: Arc<dyn Store>, settings: Settings) -> Arc<Api> {
         let rng = Mutex::new(Rng::new(settings.seed));
         let allocator = Allocator::new(settings.service_cidr, settings.node_ports);
-        let extended = settings.extensions.iter().flat_map(|extension| extension.kinds());
-        let kinds = Kinds::with(extended.map(KindRef::from).collect());
+        let (extensions, extended) = Extensions::new(&settings.extensions);
+        let kinds = Kinds::with(extended.into_iter().map(KindRef::from).collect());
         kinds.reload(&*store);
         Arc::new(Api {
             store,
@@ -73,6 +75,7 @@ impl Api {
             frames: Frames::default(),
             documents: Documents::default(),
             metrics: Metrics::default(),
+            extensions,
             snapshots: Arc::new(Semaphore::new(crate::snapshot::AT_ONCE_MAX)),
             rng,
             ready: AtomicBool::new(false),
@@ -118,7 +121,7 @@ impl Api {
         crate::authorise::check(self, &user, &route)?;
         match route {
             Route::Other { path, verb } => crate::other::answer(self, &path, verb, &query, &headers).await,
-            Route::Resource(info) if let Some(other) = extension::of(&self.settings.extensions, &info.group) => {
+            Route::Resource(info) if let Some(other) = self.extensions.of(&info.group) => {
                 other.answer(Asked::of(info, &query, body)).await
             }
             Route::Resource(info) => {
