@@ -19,6 +19,7 @@ pub mod events;
 pub mod image;
 pub mod lifecycle;
 pub mod logs;
+mod machine;
 pub mod make;
 pub mod node;
 pub mod objects;

@@ -33,6 +33,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use crate::logs::{self, Renderer, Shape};
+use crate::machine;
 use crate::pod::PodInfo;
 use crate::run::{KubeletError, Pods};
 use crate::step::Observed;
@@ -560,15 +561,15 @@ impl Context {
 
     async fn resource_metrics(&self) -> String {
         let now_ms = self.node.clock.now().0 / 1_000_000;
-        let (mut cpu, mut memory, mut total_cpu, mut total_memory) = (String::new(), String::new(), 0.0, 0);
+        let (mut cpu, mut memory) = (String::new(), String::new());
+        let machine = machine::Usage::read(&self.node.options.data_dir);
+        let (total_cpu, total_memory) = (machine.cpu.as_secs_f64(), machine.memory_working_set);
         for (container, pod, stats) in self.measured().await {
             let labels =
                 format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", container.name, pod.namespace, pod.name);
             cpu += &format!("container_cpu_usage_seconds_total{labels} {} {now_ms}\n", stats.cpu.as_secs_f64());
-            total_cpu += stats.cpu.as_secs_f64();
             if let Some(bytes) = stats.memory_working_set {
                 memory += &format!("container_memory_working_set_bytes{labels} {} {now_ms}\n", bytes.0);
-                total_memory += bytes.0;
             }
         }
         format!(
@@ -588,6 +589,12 @@ impl Context {
                 let reference = serde_json::json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid});
                 serde_json::json!({"podRef": reference, "startTime": time, "containers": []})
             });
+            add(&mut entry["cpu"]["usageCoreNanoSeconds"], stats.cpu.as_nanos() as u64);
+            entry["cpu"]["time"] = time.as_str().into();
+            if let Some((received, sent)) = stats.network {
+                // All containers of a pod see the same links.
+                entry["network"] = serde_json::json!({"time": time, "rxBytes": received.0, "txBytes": sent.0});
+            }
             let mut one = serde_json::json!({
                 "name": container.name,
                 "startTime": container.created_at.rfc3339(),
@@ -595,13 +602,21 @@ impl Context {
             });
             if let Some(bytes) = stats.memory_working_set {
                 one["memory"] = serde_json::json!({"time": time, "workingSetBytes": bytes.0});
+                add(&mut entry["memory"]["workingSetBytes"], bytes.0);
+                entry["memory"]["time"] = time.as_str().into();
+            }
+            if let Some((read, written)) = stats.disk {
+                // Ours: upstream's summary has no such thing.
+                one["io"] = serde_json::json!({"time": time, "readBytes": read.0, "writtenBytes": written.0});
             }
             if let Some(list) = entry["containers"].as_array_mut() {
                 list.push(one);
             }
         }
         let pods: Vec<serde_json::Value> = pods.into_values().collect();
-        serde_json::json!({"node": {"nodeName": self.node.options.node_name}, "pods": pods}).to_string()
+        let machine = machine::Usage::read(&self.node.options.data_dir);
+        let node = machine.summary(&self.node.options.node_name, &time);
+        serde_json::json!({"node": node, "pods": pods}).to_string()
     }
 }
 
@@ -671,6 +686,11 @@ impl Upgrade {
         // Every part is a constant or base64.
         builder.body(Full::new(Bytes::new()).boxed_unsync()).expect("valid headers")
     }
+}
+
+/// Adds to a number that may not be there yet.
+fn add(number: &mut serde_json::Value, more: u64) {
+    *number = (number.as_u64().unwrap_or(0) + more).into();
 }
 
 /// What of a log is wanted.

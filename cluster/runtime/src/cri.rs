@@ -341,10 +341,14 @@ pub struct RegistryAuth {
 pub struct Stats {
     /// CPU time used since it began.
     pub cpu: Duration,
-    /// `memory.current` less inactive file pages. `None` where the controller is missing.
+    /// `memory.current` less inactive file pages; where the controller is missing, what its processes hold.
     pub memory_working_set: Option<Bytes>,
     /// Processes in it.
     pub pids: u64,
+    /// Received and sent by its pod's links, or by the node's if it has none of its own.
+    pub network: Option<(Bytes, Bytes)>,
+    /// Read from disks and written to them.
+    pub disk: Option<(Bytes, Bytes)>,
 }
 
 /// A byte stream from a process.

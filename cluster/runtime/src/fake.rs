@@ -491,7 +491,12 @@ impl Runtime for FakeRuntime {
     fn container_stats(&self, id: ContainerId) -> Answer<Stats> {
         self.answer(|state| {
             state.container(&id)?;
-            Ok(Stats { cpu: Duration::from_millis(10), memory_working_set: Some(Bytes::mib(1)), pids: 1 })
+            Ok(Stats {
+                cpu: Duration::from_millis(10),
+                memory_working_set: Some(Bytes::mib(1)),
+                pids: 1,
+                ..Stats::default()
+            })
         })
     }
 

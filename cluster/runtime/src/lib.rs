@@ -16,6 +16,7 @@ mod embedded;
 pub mod fake;
 mod helper;
 mod launch;
+mod measure;
 mod network;
 mod node;
 mod own;

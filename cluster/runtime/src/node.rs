@@ -33,6 +33,7 @@ use crate::cri::*;
 use crate::embedded::Options;
 use crate::fake::log_path;
 use crate::launch::{ExecLaunch, Failure, Launch, SandboxLaunch};
+use crate::measure;
 use crate::network::PodLink;
 use crate::record::{ContainerRecord, Life, ProcessRecord, SandboxRecord, Shelf};
 use crate::stream::Stream;
@@ -1246,13 +1247,9 @@ impl Node {
         if !matches!(record.life, Life::Running { .. }) {
             return Ok(Stats::default());
         }
-        let counters = self.hierarchy.cgroup(&record.cgroup).counters();
-        let counters = counters.map_err(|error| system("read a container's counters", error))?;
-        Ok(Stats {
-            cpu: counters.cpu,
-            memory_working_set: counters.memory_working_set_bytes.map(base::Bytes),
-            pids: counters.pids,
-        })
+        let cgroup = self.hierarchy.cgroup(&record.cgroup);
+        let counters = cgroup.counters().map_err(|error| system("read a container's counters", error))?;
+        Ok(measure::stats(&cgroup, &counters))
     }
 
     pub(crate) fn shortcomings(&self) -> Vec<String> {

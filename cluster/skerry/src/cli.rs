@@ -45,6 +45,8 @@ pub enum Verb {
     Logs(crate::telemetry::Logs),
     /// Collect the logs of a node and send them to the cluster's log store: what the pods of a DaemonSet run.
     CollectLogs(crate::telemetry::CollectLogs),
+    /// Measure a node, its pods and its board and send that to the cluster's metric store: what the pods of a DaemonSet run.
+    CollectMetrics(crate::telemetry::CollectMetrics),
     /// Print the version.
     Version,
 }

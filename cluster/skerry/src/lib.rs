@@ -44,6 +44,7 @@ pub fn main() -> ExitCode {
         Verb::Server(options) => told(server::run(options)),
         Verb::Logs(options) => told(telemetry::print_logs(options)),
         Verb::CollectLogs(options) => told(telemetry::collect_logs(options)),
+        Verb::CollectMetrics(options) => told(telemetry::collect_metrics(options)),
         Verb::Cleanup(options) => told(server::clean_up(options)),
         Verb::Backup(options) => told(backup::run(options)),
         Verb::Restore(options) => told(restore::run(options)),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ::backup::Meta;
-use ::telemetry::Telemetry;
+use ::telemetry::{Resources, Telemetry};
 use apiserver::run::{Tls, listen};
 use apiserver::{Api, Settings, Snapshot, annotate};
 use base::{Clock, Rng};
@@ -79,7 +79,9 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let stores = Arc::new(Telemetry::new(&data.join("telemetry"), clock.clone()));
     let mut settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
     settings.snapshot = Some(snapshots(data.join("pki"), clock.clone()));
+    let resources = Arc::new(Resources::new(stores.clone(), clock.clone()));
     settings.extensions.push(stores.clone());
+    settings.extensions.push(resources.clone());
     let api = Api::open(store.clone(), settings);
     kubeconfig(&data, &options, port, &pki)?;
     api.bootstrap().await.map_err(StartError::Bootstrap)?;
@@ -96,8 +98,10 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
         telemetry: stores,
         seed: Mutex::new(rng),
     });
+    resources.ask(parts.door("system:metrics-server", ["system:masters"]));
     let roles = start(&parts);
     listening.serve(api, stop).await;
+    parts.telemetry.close();
     shut_down(roles, &*store).await
 }
 

@@ -1,6 +1,6 @@
-//! Telemetry's verbs: `skerry logs` for people, `skerry collect-logs` for the pods of a DaemonSet.
+//! Telemetry's verbs: `skerry logs` for people, `skerry collect-logs` and `skerry collect-metrics` for the pods of DaemonSets.
 //!
-//! Start at [`print_logs`] and [`collect_logs`].
+//! Start at [`print_logs`], [`collect_logs`] and [`collect_metrics`].
 //!
 //! Not here: the stores (`telemetry`), the server's role (`server.rs`).
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::telemetry::logs::collect;
+use ::telemetry::metrics::collect as measure;
 use base::{Clock, Timestamp};
 use bytes::Bytes;
 use clap::Args;
@@ -84,6 +85,26 @@ pub struct CollectLogs {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// Options of `skerry collect-metrics`.
+#[derive(Clone, Debug, Args)]
+pub struct CollectMetrics {
+    /// This node's name [default: $NODE_NAME].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Where the kernel tells about the board.
+    #[arg(long, value_name = "FOLDER", default_value = "/sys")]
+    pub sys: PathBuf,
+    /// Seconds from one round to the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    pub every: u64,
+    /// Where to serve what was measured last as /metrics, for Prometheus.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Who to ask and to send to, and as whom [default: as this pod's ServiceAccount].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
 /// Why a verb of telemetry came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -119,6 +140,14 @@ pub enum TelemetryError {
     /// The answer is not what it should be.
     #[error("failed to understand the answer: {0}")]
     Answer(String),
+    /// The port for Prometheus.
+    #[error("failed to listen at {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// Nobody reads our output.
     #[error("failed to print")]
     Print(#[source] io::Error),
@@ -137,21 +166,43 @@ pub fn print_logs(options: Logs) -> Result<(), TelemetryError> {
 pub fn collect_logs(options: CollectLogs) -> Result<(), TelemetryError> {
     crate::server::logging();
     block_on(async move {
-        let node =
-            options.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok()).ok_or(TelemetryError::NoNode)?;
+        let node = node_name(options.node_name.clone())?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let kernel = Some(PathBuf::from(&options.kernel)).filter(|path| !path.as_os_str().is_empty());
         let (pods, files) = (options.pods.clone(), options.log.clone());
         let what = collect::Options { node, pods, kernel, boot: boot.trim().to_owned(), files };
-        // What is wrong from the start is said at once; what goes wrong later is tried again.
-        sender(&options)?;
-        let connect = || {
-            let connected = sender(&options);
-            connected
-                .map_err(|error| DoorError::Unreachable { server: "the cluster".to_owned(), source: Box::new(error) })
-        };
+        let connect = connect(options.kubeconfig)?;
         collect::run(what, connect, Arc::new(SystemClock)).await;
         Ok(())
+    })
+}
+
+/// `skerry collect-metrics`: for ever.
+pub fn collect_metrics(options: CollectMetrics) -> Result<(), TelemetryError> {
+    crate::server::logging();
+    block_on(async move {
+        let node = node_name(options.node_name)?;
+        let every = Duration::from_secs(options.every);
+        let connect = connect(options.kubeconfig)?;
+        let what = measure::Options { node, sys: options.sys, every, listen: options.listen };
+        let done = measure::run(what, connect, Arc::new(SystemClock)).await;
+        match (done, options.listen) {
+            (Err(source), Some(address)) => Err(TelemetryError::Listen { address, source }),
+            _ => Ok(()),
+        }
+    })
+}
+
+fn node_name(given: Option<String>) -> Result<String, TelemetryError> {
+    given.or_else(|| std::env::var("NODE_NAME").ok()).ok_or(TelemetryError::NoNode)
+}
+
+/// Makes connections. What is wrong from the start is said at once; what goes wrong later is tried again.
+fn connect(kubeconfig: Option<PathBuf>) -> Result<impl Fn() -> Result<Client, DoorError>, TelemetryError> {
+    sender(kubeconfig.as_deref())?;
+    Ok(move || {
+        let connected = sender(kubeconfig.as_deref());
+        connected.map_err(|error| DoorError::Unreachable { server: "the cluster".to_owned(), source: Box::new(error) })
     })
 }
 
@@ -161,9 +212,9 @@ fn block_on(work: impl Future<Output = Result<(), TelemetryError>>) -> Result<()
     runtime.block_on(work)
 }
 
-fn sender(options: &CollectLogs) -> Result<Client, TelemetryError> {
-    if options.kubeconfig.is_some() {
-        return client(options.kubeconfig.as_deref());
+fn sender(kubeconfig: Option<&Path>) -> Result<Client, TelemetryError> {
+    if kubeconfig.is_some() {
+        return client(kubeconfig);
     }
     let read = |name: &str| {
         let path = Path::new(ACCOUNT).join(name);

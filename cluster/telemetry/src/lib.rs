@@ -1,8 +1,8 @@
 //! Logs and metrics of the whole cluster in one place: the collectors that run on every node, and the bounded stores that
 //! the server keeps.
 //!
-//! Start at [`logs::LogStore`] (the store), [`logs::collect`] (what a DaemonSet's pod runs) and [`Telemetry`], which puts
-//! the stores behind the API server.
+//! Start at [`logs`] and [`metrics`], each a collector that a DaemonSet's pod runs and a store, and at [`Telemetry`] and
+//! [`Resources`], which put the stores behind the API server.
 //!
 //! Invariants:
 //! * a store never grows beyond what it was given, on the disk and in memory;
@@ -12,6 +12,9 @@
 #![forbid(unsafe_code)]
 
 pub mod logs;
+pub mod metrics;
+mod resources;
 mod serve;
 
+pub use resources::Resources;
 pub use serve::{GROUP, Telemetry};

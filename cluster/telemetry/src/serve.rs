@@ -1,7 +1,7 @@
 //! The stores behind the API server: group `telemetry.skerry.dev`.
 //!
-//! Start at [`Telemetry::new`]. Collectors `create` `logs` and `get` the `positions` of their node; people `list` `logs`, of
-//! one namespace or of all. What somebody may is what RBAC says about these names.
+//! Start at [`Telemetry::new`]. Collectors `create` `logs` and `samples` and `get` the `positions` of their node; people
+//! `list` `logs` and `series`, of one namespace or of all. What somebody may is what RBAC says about these names.
 //!
 //! Invariant: a request that waits for the disk waits on a thread of its own.
 
@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 
 use crate::logs::wire::{Batch, Stored};
 use crate::logs::{Entry, LogStore, Options, Page, Query, Source, StoreError};
+use crate::metrics::wire::{Round, label};
+use crate::metrics::{self, MetricStore};
 
 /// Our API group.
 pub const GROUP: &str = "telemetry.skerry.dev";
@@ -37,24 +39,30 @@ const PATTERN_BYTES_MAX: usize = 1 << 20;
 pub struct Telemetry {
     options: Options,
     logs: OnceLock<Arc<LogStore>>,
+    metric_options: metrics::Options,
+    metrics: OnceLock<Arc<MetricStore>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Telemetry {
     /// Stores below a folder. [`Telemetry::run`] opens them; until then requests are told to come again.
     pub fn new(folder: &Path, clock: Arc<dyn Clock>) -> Telemetry {
-        Telemetry { options: Options::new(&folder.join("logs")), logs: OnceLock::new(), clock }
+        let (options, metric_options) =
+            (Options::new(&folder.join("logs")), metrics::Options::new(&folder.join("metrics")));
+        Telemetry { options, logs: OnceLock::new(), metric_options, metrics: OnceLock::new(), clock }
     }
 
     /// Opens the stores, then makes durable what came and removes what is old, for ever. A store that cannot be opened takes
     /// nothing with it: the server runs without.
     pub async fn run(&self) -> Result<(), StoreError> {
-        let options = self.options.clone();
+        if self.metrics.get().is_none() {
+            let options = self.metric_options.clone();
+            let opened = opening(&options.folder.clone(), move || MetricStore::open(options)).await?;
+            let _ = self.metrics.set(Arc::new(opened));
+        }
         if self.logs.get().is_none() {
-            // A panic while it is opened is this role's, and tried again like an error.
-            let opened = tokio::task::spawn_blocking(move || LogStore::open(options)).await;
-            let opened = opened
-                .map_err(|error| StoreError::Open { path: self.options.folder.clone(), source: error.into() })??;
+            let options = self.options.clone();
+            let opened = opening(&options.folder.clone(), move || Ok(LogStore::open(options))).await??;
             let _ = self.logs.set(Arc::new(opened));
         }
         let mut turn = 0_u32;
@@ -76,6 +84,50 @@ impl Telemetry {
         if let Ok(Err(error)) = done.await {
             tracing::warn!("{}", chain(&error));
         }
+    }
+
+    /// Writes what only memory has, before the server stops.
+    pub fn close(&self) {
+        let logs = self.logs.get().map(|logs| logs.flush());
+        if let Some(Err(error)) = logs {
+            tracing::warn!("{}", chain(&error));
+        }
+        let metrics = self.metrics.get().map(|metrics| metrics.flush());
+        if let Some(Err(error)) = metrics {
+            tracing::warn!("the newest metrics were not written: {error}");
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> Result<Arc<MetricStore>, Failure> {
+        self.metrics
+            .get()
+            .cloned()
+            .ok_or_else(|| Failure::unavailable("the metric store is not open yet").retry_after(1))
+    }
+
+    fn samples(&self, asked: Asked) -> Result<BoxFuture<'static, Result<Response, Failure>>, Failure> {
+        let metrics = self.metrics()?;
+        Ok(blocking(move || {
+            let round = Round::decode(&asked.body).map_err(|error| Failure::bad_request(error.to_string()))?;
+            // What could not be written is lost, and the next block will tell the same.
+            metrics.ingest(round).map_err(|error| Failure::unavailable(error.to_string()))?;
+            Ok(json_of(&json!({})))
+        }))
+    }
+
+    fn series(&self, asked: Asked) -> Result<BoxFuture<'static, Result<Response, Failure>>, Failure> {
+        let metrics = self.metrics()?;
+        let (since, until) = (time(&asked, "sinceTime")?, time(&asked, "untilTime")?);
+        let millis = |time: Option<i64>, or: i64| time.map_or(or, |nanos| nanos / 1_000_000);
+        let (since, until) = (millis(since, i64::MIN), millis(until, i64::MAX));
+        Ok(blocking(move || {
+            let found = metrics.series(since, until, |series| is_wanted(&asked, series));
+            let items: Vec<Value> =
+                found.into_iter().map(|(series, samples)| json!({"series": series, "samples": samples})).collect();
+            Ok(json_of(&json!({
+                "kind": "SeriesList", "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": {}, "items": items,
+            })))
+        }))
     }
 
     fn logs(&self) -> Result<Arc<LogStore>, Failure> {
@@ -104,6 +156,8 @@ impl Extension for Telemetry {
         vec![
             kind(version, "Log", "logs", true, Verbs::CREATE.and(Verbs::LIST), &free),
             kind(version, "Position", "positions", false, Verbs::GET, &free),
+            kind(version, "Sample", "samples", false, Verbs::CREATE, &free),
+            kind(version, "Series", "series", true, Verbs::LIST, &free),
         ]
     }
 
@@ -115,10 +169,45 @@ impl Extension for Telemetry {
             ("positions", "get") if whole => {
                 self.logs().map(|logs| ready(Ok(json_of(&json!(logs.known(&asked.name))))))
             }
-            ("logs" | "positions", _) if whole => Err(Failure::method_not_allowed()),
+            ("samples", "create") if whole && asked.name.is_empty() => self.samples(asked),
+            ("series", "list") if whole => self.series(asked),
+            ("logs" | "positions" | "samples" | "series", _) if whole => Err(Failure::method_not_allowed()),
             _ => Err(Failure::no_such_path()),
         };
         answer.unwrap_or_else(|failure| ready(Err(failure)))
+    }
+}
+
+/// Opens a store on a thread of its own. A panic there is the role's, and tried again like an error.
+async fn opening<T: Send + 'static>(
+    path: &Path,
+    open: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.map_err(std::io::Error::from).and_then(|opened| opened);
+    opened.map_err(|source| StoreError::Open { path: path.to_owned(), source })
+}
+
+/// Whether a request for series is about this one: its name is given or begins with what is given before a `*`.
+fn is_wanted(asked: &Asked, series: &str) -> bool {
+    let name = series.split('{').next().unwrap_or_default();
+    let named = match (asked.get("name"), asked.get("name").strip_suffix('*')) {
+        ("", _) => true,
+        (_, Some(begin)) => name.starts_with(begin),
+        (whole, None) => name == whole,
+    };
+    let fits = |key: &str, wanted: &str| wanted.is_empty() || label(series, key) == wanted;
+    let labels = ["node", "pod", "container"].iter().all(|key| fits(key, asked.get(key)));
+    named && labels && fits("namespace", &asked.namespace)
+}
+
+fn time(asked: &Asked, key: &str) -> Result<Option<i64>, Failure> {
+    match asked.get(key) {
+        "" => Ok(None),
+        text => match text.parse::<Timestamp>() {
+            Ok(time) => Ok(Some(crate::logs::cri::nanos(time))),
+            Err(_) => Err(Failure::bad_request(format!("invalid value for {key}: {text:?}"))),
+        },
     }
 }
 
@@ -141,10 +230,6 @@ fn json_of(value: &Value) -> Response {
 fn query(asked: &Asked) -> Result<Query, Failure> {
     let text = |key: &str| asked.get(key).to_owned();
     let wrong = |key: &str| Failure::bad_request(format!("invalid value for {key}: {:?}", asked.get(key)));
-    let time = |key: &str| match asked.get(key) {
-        "" => Ok(None),
-        text => text.parse::<Timestamp>().map(|time| Some(crate::logs::cri::nanos(time))).map_err(|_| wrong(key)),
-    };
     let number = |key: &str| match asked.get(key) {
         "" => Ok(None),
         text => text.parse::<usize>().map(Some).map_err(|_| wrong(key)),
@@ -162,8 +247,8 @@ fn query(asked: &Asked) -> Result<Query, Failure> {
         container: text("container"),
         node: text("node"),
         of_nodes: asked.get("ofNodes") == "true",
-        since: time("sinceTime")?.unwrap_or(every.since),
-        until: time("untilTime")?.unwrap_or(every.until),
+        since: time(asked, "sinceTime")?.unwrap_or(every.since),
+        until: time(asked, "untilTime")?.unwrap_or(every.until),
         pattern: pattern.transpose()?,
         limit: tail.or(number("limit")?).unwrap_or(every.limit),
         newest: tail.is_some(),

@@ -1,0 +1,106 @@
+//! The collectors as their manifests run them, in pods: `kubectl top`, series, logs of a pod that is gone, Prometheus' text.
+//!
+//! Needs root and, the first time, Debian's archive for the test images.
+
+mod made;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use conformance::Cluster;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A manifest of ours with some of its words replaced.
+fn apply(cluster: &Cluster, name: &str, words: &[(&str, &str)]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/telemetry/manifests").join(name);
+    let mut text = fs::read_to_string(path).expect("the manifest");
+    for (from, to) in words {
+        assert!(text.contains(from), "{name} has {from}");
+        text = text.replace(from, to);
+    }
+    let file = cluster.data().join(name);
+    fs::write(&file, text).expect("written");
+    cluster.must(&format!("apply -f {}", file.display()));
+}
+
+#[test]
+fn collectors_run_as_their_manifests_say() {
+    let cluster = Cluster::start(&made::skerry(), Some(&made::test_images()));
+    let (pods, own) = (cluster.data().join("log/pods"), cluster.data().join("own"));
+    let paths = [
+        ("path: /var/log/pods,", format!("path: {},", pods.display())),
+        ("path: /var/log/skerry,", format!("path: {},", own.display())),
+    ];
+    apply(&cluster, "logs.yaml", &paths.each_ref().map(|(from, to)| (*from, to.as_str())));
+    apply(&cluster, "metrics.yaml", &[("--every=15", "--every=1")]);
+    cluster.must(
+        "run busy --image=busybox:1.28 --labels=app=busy --command -- sh -c 'echo here I am; while :; do :; done'",
+    );
+    cluster.must("run quiet --image=busybox:1.28 --command -- sleep 100000");
+    for name in ["skerry-logs", "skerry-metrics"] {
+        cluster.must(&format!("rollout status daemonset/{name} -n kube-system --timeout=60s"));
+    }
+    cluster.must_become("--for=condition=Ready pod/busy pod/quiet", 60);
+    top(&cluster);
+    scraped(&cluster);
+    logged(&cluster, &own);
+}
+
+fn top(cluster: &Cluster) {
+    cluster.wait("kubectl top to know the pods", LIMIT, |cluster| {
+        let (ok, text) = cluster.kubectl("top pods --no-headers");
+        ok && text.lines().count() == 2
+    });
+    cluster.wait("the busy pod to be seen at work", LIMIT, |cluster| {
+        let cpu = cluster.must("top pods -l app=busy --no-headers");
+        let milli = cpu.split_whitespace().nth(1).and_then(|cpu| cpu.strip_suffix('m')?.parse::<u32>().ok());
+        cpu.starts_with("busy ") && milli.is_some_and(|milli| milli > 100)
+    });
+    let quiet = cluster.must("top pod quiet --no-headers");
+    let words: Vec<&str> = quiet.split_whitespace().collect();
+    assert!(words.len() == 3 && words[0] == "quiet" && words[2].ends_with("Mi"), "{quiet}");
+    let milli = words[1].strip_suffix('m').and_then(|cpu| cpu.parse::<u32>().ok());
+    assert!(milli.is_some_and(|milli| milli < 50), "{quiet}");
+    let node = cluster.must("top nodes --no-headers");
+    assert!(node.starts_with("node ") && node.matches('%').count() == 2 && !node.contains("unknown"), "{node}");
+    assert!(cluster.must("top pods -A --containers").contains("collector"));
+    assert!(cluster.must("api-resources --api-group=metrics.k8s.io").contains("PodMetrics"));
+    cluster.refused("get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods/none", "not found");
+    let series =
+        cluster.must("get --raw /apis/telemetry.skerry.dev/v1/namespaces/default/series?name=container_*&pod=quiet");
+    for name in
+        ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_fs_writes_bytes_total"]
+    {
+        assert!(series.contains(name), "{name}: {series}");
+    }
+}
+
+/// What Prometheus reads.
+fn scraped(cluster: &Cluster) {
+    let pod = cluster.must("get pods -n kube-system -l app=skerry-metrics -o jsonpath={.items[0].metadata.name}");
+    let text = cluster.must(&format!("get --raw /api/v1/namespaces/kube-system/pods/{pod}:9101/proxy/metrics"));
+    for wanted in [
+        "# TYPE container_cpu_usage_seconds_total counter\n",
+        "node_memory_working_set_bytes{node=\"node\"} ",
+        "node_filesystem_used_bytes{node=\"node\"} ",
+        "pod_network_receive_bytes_total{node=\"node\",namespace=\"default\",pod=\"quiet\"} ",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+/// Logs by the DaemonSet: a pod's after it is gone, and a file of the node.
+fn logged(cluster: &Cluster, own: &Path) {
+    fs::write(own.join("skerry.log"), "2026-11-25T02:00:00.000000Z  INFO the board's own\n").expect("written");
+    cluster.must("delete pod busy --grace-period=1");
+    cluster.wait("the logs to arrive", LIMIT, |_| {
+        cluster.skerry("logs -n default --pod busy --plain") == "here I am\n"
+            && cluster.skerry("logs --of-nodes --container skerry")
+                == "2026-11-25T02:00:00.000000000Z node/skerry 2026-11-25T02:00:00.000000Z  INFO the board's own\n"
+    });
+    assert!(!cluster.skerry("logs --of-nodes --container kernel --tail 1").is_empty(), "the kernel's log is collected");
+    let (ok, text) = cluster.kubectl("get --raw /apis/telemetry.skerry.dev/v1/logs --as=nobody");
+    assert!(!ok && text.contains("forbidden"), "{text}");
+}
