@@ -28,14 +28,16 @@ const KEPT: &str = "/data/init/skerry.toml";
 const FOLDER: &str = "/run/skerry";
 /// Of a machine-id, so many letters tell boards apart that nobody named.
 const LETTERS: usize = 6;
+/// The settings that only services act on, and what services call them.
+const FOR_SERVICES: [(&str, &str); 4] =
+    [("labels", "labels"), ("taints", "taints"), ("mirrors", "mirrors"), ("trusted_keys", "keys_file")];
 
-/// Reads the settings and brings the report up to date. What cannot be done is a problem like any other.
-pub fn read(disk: &Disk) -> (Settings, Vec<Problem>) {
-    match with_card(disk, look) {
-        Ok((bytes, settings, problems)) => {
-            if problems.is_empty() {
-                keep(&bytes);
-            }
+/// Reads the settings and brings the report up to date. What cannot be done is a problem like any other, and so is what none
+/// of the `services` of this image takes.
+pub fn read(disk: &Disk, services: &str) -> (Settings, Vec<Problem>) {
+    match with_card(disk, |place| look(place, services)) {
+        Ok((good, settings, problems)) => {
+            good.iter().for_each(|bytes| keep(bytes));
             (settings, problems)
         }
         Err(error) => {
@@ -72,9 +74,12 @@ fn with_card<T>(disk: &Disk, work: impl Fn(&Path) -> Result<T, Error>) -> Result
     done
 }
 
-fn look(place: &Path) -> Result<(Vec<u8>, Settings, Vec<Problem>), Error> {
+/// The settings and what is wrong with them; before them the file's bytes where every line of it is good.
+fn look(place: &Path, services: &str) -> Result<(Option<Vec<u8>>, Settings, Vec<Problem>), Error> {
     let bytes = bytes(&place.join(FILE))?;
     let (settings, mut problems) = settings::read(&bytes);
+    let is_good = problems.is_empty();
+    problems.extend(unheeded(&bytes, &settings, services));
     let report = if problems.is_empty() { String::new() } else { settings::report(&problems) };
     let path = place.join(ERRORS_FILE);
     let before = fs::read_to_string(&path).unwrap_or_default();
@@ -83,7 +88,21 @@ fn look(place: &Path) -> Result<(Vec<u8>, Settings, Vec<Problem>), Error> {
     {
         problems.push(Problem { line: 0, what: format!("{ERRORS_FILE} is not written: {}", base::chain(&error)) });
     }
-    Ok((bytes, settings, problems))
+    Ok((is_good.then_some(bytes), settings, problems))
+}
+
+/// The settings that would change nothing, because no service asks for them: who writes one is told so.
+fn unheeded(bytes: &[u8], settings: &Settings, services: &str) -> Vec<Problem> {
+    let text = String::from_utf8_lossy(bytes);
+    let values = values(settings);
+    FOR_SERVICES
+        .iter()
+        .filter(|(_, value)| values.contains_key(value) && !services.contains(&format!("{{{value}}}")))
+        .map(|(name, _)| Problem {
+            line: text.lines().position(|line| line.trim_start().starts_with(name)).map_or(0, |at| at + 1),
+            what: format!("{name} changes nothing yet: no service of this image takes it"),
+        })
+        .collect()
 }
 
 /// The file as far as anybody reads it; none is an empty one.
@@ -196,8 +215,20 @@ mod tests {
         if let Some(text) = text {
             fs::write(folder.path().join(FILE), text).unwrap();
         }
-        let (_, settings, problems) = look(folder.path()).unwrap();
+        let (_, settings, problems) = look(folder.path(), "").unwrap();
         assert_eq!((settings.role, !problems.is_empty()), (role, has_problems), "{problems:?}");
+    }
+
+    #[test]
+    fn what_no_service_takes_is_told() {
+        let text = "# labels\nlabels = { a = \"b\" }\ntaints = [\"x:NoExecute\"]\n";
+        let settings = settings_of(text);
+        let said = |services: &str| -> Vec<String> {
+            unheeded(text.as_bytes(), &settings, services).iter().map(ToString::to_string).collect()
+        };
+        let expected = "skerry.toml:2: labels changes nothing yet: no service of this image takes it";
+        assert_eq!(said("server /bin/x [ --taints {taints} ]"), [expected]);
+        assert_eq!(said("{labels} {taints}").len(), 0);
     }
 
     #[test]

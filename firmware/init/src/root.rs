@@ -175,7 +175,8 @@ fn text(path: &str) -> Result<String, Error> {
 
 /// What a person wants of this board: read once the data partition is there, which keeps the last good settings.
 fn read_settings(machine: &mut Machine) -> Result<String, Error> {
-    let (settings, problems) = card::read(&disk(machine)?);
+    let offered = text(SERVICES)?;
+    let (settings, problems) = card::read(&disk(machine)?, &offered);
     for problem in &problems {
         say(format_args!("{problem}"));
     }
@@ -184,7 +185,7 @@ fn read_settings(machine: &mut Machine) -> Result<String, Error> {
     machine.hostname = card::hostname(&settings, machine.board.get("hostname").unwrap_or("skerry"), &machine_id);
     nix::unistd::sethostname(&machine.hostname).doing(format_args!("set the host name {}", machine.hostname))?;
     let role = settings.role.word();
-    machine.services = services(&text(SERVICES)?, role, &card::values(&settings))?;
+    machine.services = services(&offered, role, &card::values(&settings))?;
     machine.healthy = machine.board.get(&format!("healthy_{role}")).map(str::to_owned);
     machine.settings = settings;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").doing("read this boot's number")?;
