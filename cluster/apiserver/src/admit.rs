@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::status::{Named, resource_of};
-use crate::{Api, Failure, User, admit_pod, rbac};
+use crate::{Api, Failure, User, admit_node, admit_pod, rbac};
 
 /// Signs any client of the API server.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -23,6 +23,7 @@ const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 /// Admits a new object.
 pub(crate) fn create(api: &Api, kind: &Kind, object: &mut Value, user: &User) -> Result<(), Failure> {
     namespace_lifecycle(api, kind, object)?;
+    admit_node::create(kind, object, user)?;
     match (kind.group.as_ref(), kind.plural.as_ref()) {
         ("", "pods") => admit_pod::create(api, kind, object)?,
         ("", "namespaces") => namespace(object),

@@ -23,6 +23,8 @@ pub(crate) struct Wish<'a> {
     pub subresource: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
+    /// Set for reading pods that are bound to this node alone.
+    pub on_node: &'a str,
     /// Set for what is no resource.
     pub path: &'a str,
 }
@@ -31,8 +33,10 @@ impl<'a> Wish<'a> {
     pub(crate) fn of(route: &'a Route) -> Wish<'a> {
         match route {
             Route::Other { path, verb } => Wish { verb, path, ..Wish::default() },
-            Route::Resource(Info { verb, group, namespace, resource, name, subresource, .. }) => {
-                Wish { verb, group, resource, subresource, namespace, name, path: "" }
+            Route::Resource(Info { verb, group, namespace, resource, name, subresource, only, .. }) => {
+                // Who reads many, but only the one of a name, reads that one.
+                let name = if name.is_empty() { &only.name } else { name };
+                Wish { verb, group, resource, subresource, namespace, name, on_node: &only.node, path: "" }
             }
         }
     }

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use http::HeaderValue;
 
-use crate::path::{Info, Route};
+use crate::path::{Info, Only, Route};
 use crate::read::Window;
 use crate::render::Form;
 use crate::select::Selection;
@@ -136,6 +136,7 @@ impl InProcess {
             version: version.clone(),
             namespace: namespace.to_owned(),
             resource: resource.clone(),
+            only: Only::of(field_selector),
             ..Info::default()
         });
         authorise::check(&self.api, &self.user, &route)?;

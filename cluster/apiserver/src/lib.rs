@@ -13,6 +13,7 @@
 
 mod accept;
 mod admit;
+mod admit_node;
 mod admit_pod;
 mod allocate;
 mod apply;

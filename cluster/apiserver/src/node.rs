@@ -4,21 +4,25 @@
 //!
 //! Invariants:
 //! * a node writes only its own Node, Lease, CSINode, what belongs to its own pods, and notes on volumes it takes care of;
-//! * a node reads only those Secrets, ConfigMaps and claims that a pod bound to it mentions.
+//! * a node reads only the pods bound to it, and only those Secrets, ConfigMaps and claims that one of them mentions.
+//!
+//! A node's service proxy, DNS and pod network speak as the node does: it holds the only key of its machine, and who has that
+//! has all of the machine. So a node also reads what these need of the cluster: Services, their endpoints, and Nodes.
+//!
+//! Not here: what a node may write into its own objects (`admit_node.rs`).
 
 use api::dig;
 use store::Range;
 
 use crate::authorise::Wish;
-use crate::{Api, User};
+use crate::{Api, User, admit_node};
 
 /// What every node may read.
-const READS: [(&str, &str); 11] = [
+const READS: [(&str, &str); 10] = [
     ("", "services"),
     ("", "endpoints"),
     ("", "nodes"),
     ("", "namespaces"),
-    ("", "pods"),
     ("", "persistentvolumes"),
     ("discovery.k8s.io", "endpointslices"),
     ("node.k8s.io", "runtimeclasses"),
@@ -41,13 +45,12 @@ const CREATES: [(&str, &str); 8] = [
 
 /// Whether a node may do this; nobody but nodes is allowed anything here.
 pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
-    let Some(node) = user.name.strip_prefix("system:node:").filter(|_| user.is_in("system:nodes")) else {
-        return false;
-    };
+    let Some(node) = admit_node::node_of(user) else { return false };
     let what = (wish.group, wish.resource);
     match wish.verb {
         "get" | "list" | "watch" => {
             READS.contains(&what)
+                || (what == ("", "pods") && (wish.on_node == node || owns_pod(api, node, wish)))
                 || (what == ("certificates.k8s.io", "certificatesigningrequests") && wish.verb != "list")
                 || (what == ("coordination.k8s.io", "leases") && wish.name == node)
                 || (matches!(what, ("", "secrets" | "configmaps" | "persistentvolumeclaims"))
@@ -61,16 +64,19 @@ pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
             ("", "pods") => owns_pod(api, node, wish),
             ("", "persistentvolumes") => wish.verb == "patch" && takes_care(api, node, wish),
             ("" | "events.k8s.io", "events") => wish.verb != "delete",
-            ("" | "storage.k8s.io" | "coordination.k8s.io", "nodes" | "csinodes" | "leases") => wish.name == node,
+            ("", "nodes") => wish.verb != "delete" && wish.name == node,
+            ("storage.k8s.io", "csinodes") | ("coordination.k8s.io", "leases") => wish.name == node,
             _ => false,
         },
         _ => false,
     }
 }
 
+/// A pod bound to the node, or none: a kubelet must see that a pod of its is gone. Creating is asked for apart from this.
 fn owns_pod(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
     let pod = api.object(&format!("pods/{}/{}", wish.namespace, wish.name));
-    pod.is_some_and(|pod| dig::text(&pod, "spec.nodeName") == node)
+    let is_one = !wish.name.is_empty() && !wish.namespace.is_empty();
+    is_one && pod.is_none_or(|pod| dig::text(&pod, "spec.nodeName") == node)
 }
 
 /// The volume controller asked the node to remove what a released volume holds; admission lets it change annotations only.

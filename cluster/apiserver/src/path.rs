@@ -4,6 +4,7 @@
 //!
 //! Invariant: authorisation and the verbs read the same [`Info`], so what is allowed is what is done.
 
+use api::selector::FieldSelector;
 use http::Method;
 
 use crate::query::{Query, decode};
@@ -41,6 +42,26 @@ pub(crate) struct Info {
     pub subresource: String,
     /// What follows the subresource, for proxies: with a leading slash if anything.
     pub rest: String,
+    /// For a list, a watch or a deletion of many: which of them alone are meant.
+    pub only: Only,
+}
+
+/// What field selectors restrict a request to, as far as it matters for who may make it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Only {
+    /// The object of this name.
+    pub name: String,
+    /// Pods bound to this node.
+    pub node: String,
+}
+
+impl Only {
+    /// Reads a field selector; one that is wrong is refused elsewhere and restricts nothing.
+    pub(crate) fn of(selector: &str) -> Only {
+        let read = FieldSelector::parse(selector).ok();
+        let field = |name: &str| read.as_ref().and_then(|read| read.required(name)).unwrap_or_default().to_owned();
+        Only { name: field("metadata.name"), node: field("spec.nodeName") }
+    }
 }
 
 impl Route {
@@ -80,6 +101,9 @@ impl Route {
             ("delete", true) => "deletecollection",
             (verb, _) => verb,
         };
+        if matches!(info.verb, "list" | "watch" | "deletecollection") {
+            info.only = Only::of(query.get("fieldSelector"));
+        }
         Route::Resource(info)
     }
 }

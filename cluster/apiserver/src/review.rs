@@ -96,6 +96,7 @@ fn access_review(api: &Api, review: &Value, user: &User) -> Value {
                 namespace: of("namespace"),
                 name: of("name"),
                 path: "",
+                on_node: "",
             }
         }
         (false, true) => {

@@ -137,6 +137,8 @@ fn token(api: &Api, ask: &Ask) -> Result<Response, Failure> {
         )));
     }
     let bound = bound_object(api, ask, &request)?;
+    let to = bound.as_ref().map(|(bound, object)| (bound.kind.as_str(), object));
+    crate::admit_node::token(&ask.user, &ask.info.name, to)?;
     let node = bound.as_ref().and_then(|(_, object)| {
         let name = dig::text(object, "spec.nodeName");
         let node = api.object(&format!("nodes/{name}"))?;

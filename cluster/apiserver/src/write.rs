@@ -25,7 +25,7 @@ use crate::managed::Hand;
 use crate::query::FieldValidation;
 use crate::server::{Ask, decoded, text};
 use crate::status::resource_of;
-use crate::{Api, Failure, Response, User, admit, apply, convert, encode, render};
+use crate::{Api, Failure, Response, User, admit, admit_node, apply, convert, encode, render};
 
 /// A write that meets a newer version is made again so often.
 const RETRIES_MAX: usize = 16;
@@ -230,6 +230,7 @@ impl Api {
         if change.subresource != Some(BINDING) {
             strategy::prepare_update(kind, &mut new, &old, change.subresource);
         }
+        admit_node::update(kind, &new, &old, change.user)?;
         if change.subresource.is_none() {
             admit::update(self, kind, &mut new, &old, change.user)?;
             defaults::apply(kind, &mut new);

@@ -641,3 +641,47 @@ fn discovery_names_what_is_served() {
     assert_eq!(server.ask("GET", "/version", Value::Null).1["gitVersion"], api::VERSION);
     assert_eq!(server.ask("GET", "/openid/v1/jwks", Value::Null).1["keys"][0]["alg"], "ES256");
 }
+
+#[test]
+fn a_node_reads_and_writes_what_is_its_own() {
+    let server = Server::new();
+    let nodes = "/api/v1/nodes";
+    for (name, node, map) in [("mine", "one", "told"), ("other", "two", "untold")] {
+        server.made(nodes, json!({"metadata": {"name": node}}));
+        let mut pod = pod(name);
+        pod["spec"]["nodeName"] = node.into();
+        pod["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": map}}]);
+        server.made(PODS, pod);
+        server.made(MAPS, self::map(map, "x"));
+    }
+    let status = |method: &str, path: &str, body: Value| {
+        server.as_user(User::new("system:node:one", ["system:nodes"]), method, path, body).0
+    };
+    for (path, want) in [
+        (format!("{PODS}/mine"), 200),
+        (format!("{PODS}/other"), 403),
+        (format!("{PODS}/gone"), 404),
+        (PODS.to_owned(), 403),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Done".to_owned(), 200),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dtwo".to_owned(), 403),
+        (format!("{MAPS}/told"), 200),
+        (format!("{MAPS}?fieldSelector=metadata.name%3Dtold"), 200),
+        (format!("{MAPS}/untold"), 403),
+        (format!("{MAPS}?fieldSelector=metadata.name%3Duntold"), 403),
+        (MAPS.to_owned(), 403),
+        (nodes.to_owned(), 200),
+        ("/api/v1/services".to_owned(), 200),
+    ] {
+        assert_eq!(status("GET", &path, Value::Null), want, "{path}");
+    }
+    let ready = json!({"metadata": {"annotations": {"a": "b"}}});
+    let patch = |path: &str| {
+        let node = User::new("system:node:one", ["system:nodes"]);
+        server.send(Some(node), "PATCH", path, "application/merge-patch+json", &ready.to_string()).status.as_u16()
+    };
+    assert_eq!((patch(&format!("{nodes}/one")), patch(&format!("{nodes}/two"))), (200, 403));
+    assert_eq!((patch(&format!("{PODS}/mine/status")), patch(&format!("{PODS}/other/status"))), (200, 403));
+    assert_eq!(status("DELETE", &format!("{PODS}/other"), Value::Null), 403);
+    assert_eq!(status("DELETE", &format!("{nodes}/one"), Value::Null), 403);
+    assert_eq!(status("GET", "/api/v1/secrets", Value::Null), 403);
+}
