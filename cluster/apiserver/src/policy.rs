@@ -241,7 +241,31 @@ pub(crate) fn objects() -> Vec<Value> {
         cluster_role(name, vec![rule])
     }));
     objects.extend(BINDINGS.iter().map(binding));
+    objects.extend(cluster_info());
     objects
+}
+
+/// Everybody may read how to find and believe this cluster: it is signed, and a machine that joins has proved nothing yet.
+/// The names are kubeadm's.
+fn cluster_info() -> [Value; 2] {
+    const NAME: &str = "kubeadm:bootstrap-signer-clusterinfo";
+    let metadata = || {
+        let mut metadata = metadata(NAME);
+        metadata["namespace"] = "kube-public".into();
+        metadata
+    };
+    let group = |name: &str| json!({"kind": "Group", "name": name, "apiGroup": "rbac.authorization.k8s.io"});
+    [
+        json!({
+            "apiVersion": API, "kind": "Role", "metadata": metadata(),
+            "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"]}],
+        }),
+        json!({
+            "apiVersion": API, "kind": "RoleBinding", "metadata": metadata(),
+            "subjects": [group("system:unauthenticated"), group("system:authenticated")],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
+        }),
+    ]
 }
 
 fn words(text: &str) -> Vec<&str> {

@@ -1,16 +1,17 @@
 //! The door of other machines: HTTPS with the cluster's own trust, one connection for everything.
 //!
-//! Start at [`open`].
+//! Start at [`open`]; [`renewable`] is the same for who gets a new certificate now and then.
 //!
 //! Invariants:
-//! * only the certificates of the kubeconfig are trusted, never the machine's;
+//! * only the certificates of the kubeconfig are trusted, never the machine's ([`open_unverified`] says what it does);
 //! * calls, lists and watches share one HTTP/2 connection; when it breaks, the next of them makes a new one;
 //! * a body is never larger than [`BODY_MAX`], a line of a watch neither.
 //!
 //! Not here: what to do when it breaks (`reflector.rs`).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -21,26 +22,35 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::RootCertStore;
+use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::Kubeconfig;
 use crate::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};
 
 /// The largest answer that is read: a list of everything on a large cluster.
 pub const BODY_MAX: usize = 256 << 20;
-/// How often a quiet connection is probed, so that a server whose power went is noticed.
-const PING: std::time::Duration = std::time::Duration::from_secs(20);
+/// How often a quiet connection is probed, and how long an answer may take, so that a server whose power went is noticed
+/// before it takes the node for dead.
+const PING: Duration = Duration::from_secs(8);
+/// A server that takes longer to be connected to is not there.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// A door to the server that a kubeconfig names. It connects when it is first used, inside a tokio runtime.
 pub fn open(config: &Kubeconfig) -> Result<Arc<dyn Door>, DoorError> {
-    Ok(Arc::new(Https(Arc::new(Server::new(config)?))))
+    Ok(renewable(config)?)
 }
 
 /// Reads what lies at a path of the server that a kubeconfig names, as it comes: for what is too large for a [`Reply`]. It has a
@@ -66,36 +76,89 @@ pub async fn download(
     Ok(frames.boxed())
 }
 
-struct Https(Arc<Server>);
+/// A door whose kubeconfig can be replaced.
+pub fn renewable(config: &Kubeconfig) -> Result<Arc<Https>, DoorError> {
+    Ok(Arc::new(Https(RwLock::new(Arc::new(Server::new(config)?)))))
+}
+
+/// A door that believes whoever answers, shows nothing and must not be told secrets: to read what is signed otherwise.
+pub fn open_unverified(server: &str) -> Result<Arc<dyn Door>, DoorError> {
+    let config = Kubeconfig { server: server.to_owned(), ..Kubeconfig::default() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let anybody = Arc::new(Anybody(provider.clone()));
+    let builder = versions(provider, &config)?.dangerous().with_custom_certificate_verifier(anybody);
+    Ok(Arc::new(Https(RwLock::new(Arc::new(Server::with(&config, builder)?)))))
+}
+
+/// The door; see [`renewable`].
+pub struct Https(RwLock<Arc<Server>>);
+
+impl Https {
+    /// From now on speaks as this kubeconfig says, over a new connection; what runs on the old one runs to its end.
+    pub fn renew(&self, config: &Kubeconfig) -> Result<(), DoorError> {
+        let server = Arc::new(Server::new(config)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = server;
+        Ok(())
+    }
+
+    /// Ends what runs on the connection there is, at once; for who knows that it leads nowhere any more, such as a machine
+    /// that got another address.
+    pub async fn reconnect(&self) {
+        let server = self.server();
+        if let Some(held) = server.connection.lock().await.take() {
+            held.task.abort();
+        }
+    }
+
+    fn server(&self) -> Arc<Server> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 struct Server {
     address: String,
     host: String,
     tls: TlsConnector,
     token: Option<HeaderValue>,
-    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    connection: Mutex<Option<Connection>>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    task: AbortHandle,
+}
+
+fn wrong(config: &Kubeconfig, detail: String) -> DoorError {
+    DoorError::Malformed { what: format!("the kubeconfig of {}", config.server), detail }
+}
+
+fn versions(
+    provider: Arc<CryptoProvider>,
+    config: &Kubeconfig,
+) -> Result<ConfigBuilder<ClientConfig, rustls::WantsVerifier>, DoorError> {
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.map_err(|error| wrong(config, error.to_string()))
 }
 
 impl Server {
     fn new(config: &Kubeconfig) -> Result<Server, DoorError> {
-        let wrong =
-            |detail: String| DoorError::Malformed { what: format!("the kubeconfig of {}", config.server), detail };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(config.ca_pem.as_bytes()) {
+            let certificate = certificate.map_err(|error| wrong(config, error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(config, error.to_string()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Server::with(config, versions(provider, config)?.with_root_certificates(roots))
+    }
+
+    fn with(config: &Kubeconfig, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<Server, DoorError> {
+        let wrong = |detail: String| wrong(config, detail);
         let rest = config.server.strip_prefix("https://");
         let rest = rest.ok_or_else(|| wrong("the server must begin with https://".to_owned()))?;
         let rest = rest.split('/').next().unwrap_or_default();
         let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let address = if has_port { rest.to_owned() } else { format!("{rest}:443") };
         let host = address.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']).to_owned();
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(config.ca_pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
-            .with_root_certificates(roots);
         let mut tls = match &config.client {
             Some((certificate, key)) => {
                 let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
@@ -117,25 +180,31 @@ impl Server {
 
     async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, DoorError> {
         let mut held = self.connection.lock().await;
-        if let Some(open) = held.as_ref().filter(|open| !open.is_closed()) {
-            return Ok(open.clone());
+        if let Some(open) = held.as_ref().filter(|open| !open.sender.is_closed()) {
+            return Ok(open.sender.clone());
         }
-        let tcp = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(error))?;
-        // Small requests must not wait for each other's acknowledgements.
-        tcp.set_nodelay(true).map_err(|error| self.unreachable(error))?;
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unreachable(error))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|error| self.unreachable(error))?;
+        let connected = timeout(CONNECT_TIME, self.connect()).await;
+        let tls = connected.map_err(|_| self.unreachable(format!("no answer within {CONNECT_TIME:?}")))??;
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_while_idle(true);
+        builder.timer(TokioTimer::new()).keep_alive_while_idle(true);
+        builder.keep_alive_interval(PING).keep_alive_timeout(PING);
         let (sender, connection) =
             builder.handshake(TokioIo::new(tls)).await.map_err(|error| self.unreachable(error))?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to the API server ended");
             }
         });
-        *held = Some(sender.clone());
+        *held = Some(Connection { sender: sender.clone(), task: task.abort_handle() });
         Ok(sender)
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, DoorError> {
+        let tcp = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(error))?;
+        // Small requests must not wait for each other's acknowledgements.
+        tcp.set_nodelay(true).map_err(|error| self.unreachable(error))?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unreachable(error))?;
+        self.tls.connect(name, tcp).await.map_err(|error| self.unreachable(error))
     }
 
     async fn send(&self, call: Call) -> Result<Response<Incoming>, DoorError> {
@@ -164,12 +233,12 @@ impl Server {
 
 impl Door for Https {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Reply, DoorError>> {
-        let server = self.0.clone();
+        let server = self.server();
         Box::pin(async move { server.call(call).await })
     }
 
     fn list(&self, collection: &Collection) -> BoxFuture<'static, Result<Listing, DoorError>> {
-        let (server, what, path) = (self.0.clone(), collection.to_string(), with_query(collection, ""));
+        let (server, what, path) = (self.server(), collection.to_string(), with_query(collection, ""));
         Box::pin(async move {
             let reply = server.call(get(path)).await?;
             if reply.status.as_u16() >= 400 {
@@ -185,7 +254,7 @@ impl Door for Https {
         resource_version: &str,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Event, DoorError>>, DoorError>> {
         let query = format!("watch=true&allowWatchBookmarks=true&resourceVersion={resource_version}");
-        let (server, what, path) = (self.0.clone(), collection.to_string(), with_query(collection, &query));
+        let (server, what, path) = (self.server(), collection.to_string(), with_query(collection, &query));
         Box::pin(async move {
             let response = server.send(get(path)).await?;
             let status = response.status().as_u16();
@@ -196,6 +265,47 @@ impl Door for Https {
             }
             Ok(events(server, what, response.into_body()))
         })
+    }
+}
+
+/// Believes every certificate; see [`open_unverified`].
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

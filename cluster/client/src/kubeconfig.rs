@@ -23,6 +23,19 @@ pub struct Kubeconfig {
     pub token: Option<String>,
 }
 
+/// The authority of the only cluster that a kubeconfig without contexts tells of, as `cluster-info` does; in PEM.
+pub fn authority_of(text: &str, path: &Path) -> Result<String, KubeconfigError> {
+    #[derive(Deserialize)]
+    struct Clusters {
+        clusters: Vec<NamedCluster>,
+    }
+    let wrong = |detail: String| KubeconfigError::Shape { path: path.to_owned(), detail };
+    let file: Clusters = serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let cluster = file.clusters.first().ok_or_else(|| wrong("there is no cluster".to_owned()))?;
+    let pem = load(&cluster.cluster.certificate_authority_data, &None, path)?;
+    pem.ok_or_else(|| wrong("the cluster has no certificate-authority-data".to_owned()))
+}
+
 /// Why a kubeconfig cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
@@ -156,6 +169,13 @@ users: [{name: u, user: {client-certificate-data: Y3J0, client-key-data: a2V5}}]
         let read = Kubeconfig::parse(FILE, Path::new("config")).expect("a kubeconfig");
         assert_eq!((read.server.as_str(), read.ca_pem.as_str()), ("https://10.0.0.1:6443", "ca"));
         assert_eq!(read.client, Some(("crt".to_owned(), "key".to_owned())));
+    }
+
+    #[test]
+    fn what_tells_of_a_cluster_alone_names_its_authority() {
+        let text = "kind: Config\nusers: null\nclusters: [{name: '', cluster: {server: 'https://a', certificate-authority-data: Y2E=}}]";
+        assert_eq!(authority_of(text, Path::new("info")).expect("an authority"), "ca");
+        assert!(authority_of("clusters: []", Path::new("info")).is_err());
     }
 
     #[test]

@@ -22,6 +22,6 @@ pub use cache::{Cache, Change, Entry, Listener, Meta, Owner};
 pub use caches::Caches;
 pub use door::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};
 pub use kind::{Kind, Resource};
-pub use kubeconfig::{Kubeconfig, KubeconfigError};
+pub use kubeconfig::{Kubeconfig, KubeconfigError, authority_of};
 pub use selector::{Labels, Selector};
 pub use typed::{Client, ClientError, DeleteOptions};

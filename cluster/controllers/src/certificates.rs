@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! * only approved requests are signed, and only for what their signer is for;
-//! * a node is approved only for its own name, and for serving only under the addresses that its Node has.
+//! * a node is approved only for its own name, and for serving only under the addresses that its Node has;
+//! * a bootstrap token makes no second machine of a node that lives: a node is its key.
 //!
 //! Not here: who may approve by hand (`apiserver`), the key (`pki`).
 
@@ -29,6 +30,8 @@ const RESOURCE: &Resource =
 const LIFE_SECONDS: i64 = 365 * 86_400;
 /// Requests that came to an end are kept so long.
 const DONE_TIME: Duration = Duration::from_secs(3_600);
+/// A name that somebody else was given so shortly ago is not given again: that machine may be about to register.
+const CLAIM_TIME: Duration = Duration::from_secs(300);
 /// Requests that nobody answered are kept so long.
 const PENDING_TIME: Duration = Duration::from_secs(86_400);
 
@@ -234,8 +237,37 @@ fn approve(
         resource: "certificatesigningrequests",
         subresource,
     };
-    condition(&mut request, "Approved", "AutoApproved", message, now);
+    match taken(view, asked, entry, now).filter(|_| !is_itself) {
+        Some(why) => condition(&mut request, "Denied", "NodeNameTaken", &why, now),
+        None => condition(&mut request, "Approved", "AutoApproved", message, now),
+    }
     write("approval", entry, &request).only_if(allowed).into()
+}
+
+/// Why a token is not enough to become this node, if it is not.
+fn taken(view: &View<'_>, asked: &Requested, entry: &Entry, now: Timestamp) -> Option<String> {
+    let name = node_of(&asked.name)?;
+    if view.get::<Node>("", name).is_some_and(|node| lives(&node)) {
+        return Some(format!(
+            "node {name} lives and has another key; choose another name, or wait until that node is known to be gone"
+        ));
+    }
+    let others = view.entries(RESOURCE, None).into_iter().filter(|other| other.meta.uid != entry.meta.uid);
+    let mut requests = others.map(|other| serde_json::from_slice::<Value>(&other.object).unwrap_or_default());
+    let claims = |request: &Value| {
+        let theirs = pem(request).and_then(|pem| pki::requested(&pem).ok());
+        purpose(api::dig::text(request, "spec.signerName")) == Some(For::NodeClient)
+            && Conditions::of(request) == Conditions::Approved
+            && left(request, CLAIM_TIME, now).is_some()
+            && theirs.is_some_and(|theirs| theirs.name == asked.name && theirs.key != asked.key)
+    };
+    requests.any(|request| claims(&request)).then(|| format!("another machine has just joined as node {name}"))
+}
+
+/// Until the node controller has missed its reports, a node counts as living.
+fn lives(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    !conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
 }
 
 /// Every name and address asked for is one that the Node has.
@@ -321,8 +353,44 @@ mod tests {
     fn a_node_is_approved_for_itself_if_it_may() {
         let outcome = check(request(CLIENT, "one", "system:node:one", &[], &[]), 0, &[APPROVAL]);
         assert!(matches!(&outcome.writes[0].guards[..], [Guard::Allowed { subresource: "selfnodeclient", .. }]));
-        let outcome = check(request(CLIENT, "one", "system:bootstrap:x", &[], &[]), 0, &[APPROVAL]);
+    }
+
+    /// What becomes of a machine that joins as a node which is there in this state, or whose name another was given
+    /// so many seconds ago.
+    #[track_caller]
+    fn join(ready: Option<&str>, given: Option<u64>, want: &str) {
+        let (signing, _folder) = signing();
+        let mut world = World::default();
+        if let Some(ready) = ready {
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            world.put(Node::RESOURCE, json!({"metadata": {"name": "one"}, "status": {"conditions": conditions}}));
+        }
+        let mut other = request(CLIENT, "one", "system:bootstrap:x", &[], &["Approved"]);
+        other["metadata"]["name"] = "other".into();
+        if given.is_some() {
+            world.put(RESOURCE, other);
+        }
+        world.put(RESOURCE, request(CLIENT, "one", "system:bootstrap:x", &[], &[]));
+        world.now = NOW.plus(Duration::from_secs(given.unwrap_or(0)));
+        let outcome = world.reconcile(&signing, "", "r");
         assert!(matches!(&outcome.writes[0].guards[..], [Guard::Allowed { subresource: "nodeclient", .. }]));
+        let written = body(&outcome, APPROVAL);
+        let condition = &written["status"]["conditions"][0];
+        let told = format!("{}: {}", condition["type"].as_str().expect("a type"), condition["message"]);
+        assert!(told.contains(want), "{told}");
+    }
+
+    #[test]
+    fn a_token_is_enough_for_a_name_that_nobody_has() {
+        join(None, None, "Approved");
+        join(Some("Unknown"), None, "Approved");
+        join(None, Some(301), "Approved");
+    }
+    #[test]
+    fn a_token_takes_no_name_from_who_lives() {
+        join(Some("True"), None, "Denied: \"node one lives");
+        join(Some("False"), None, "Denied: \"node one lives");
+        join(None, Some(299), "Denied: \"another machine has just joined as node one");
     }
     #[test]
     fn a_node_serves_only_under_its_own_addresses() {

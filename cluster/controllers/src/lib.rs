@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod bootstrap;
 mod certificates;
+mod clusterdns;
 mod cron;
 mod cronjob;
 mod daemonset;
@@ -56,6 +58,8 @@ pub struct Options {
     pub signer: Option<Signer>,
     /// A node that is silent for so long is not known to be ready, and its pods are to leave.
     pub node_monitor_grace_period: Duration,
+    /// Where machines that join find the API server, such as `https://10.0.0.1:6443`.
+    pub server: String,
 }
 
 /// [`Options::node_monitor_grace_period`] at the edge, where few nodes stand for many: four missed reports (upstream waits
@@ -77,6 +81,7 @@ const CLUSTER_NETWORK: (std::net::Ipv4Addr, u8) = (std::net::Ipv4Addr::new(10, 4
 
 /// Every controller of the cluster.
 pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
+    let info = bootstrap::ClusterInfo { ca_pem: options.root_ca.clone(), server: options.server };
     let signing = options.signer.map(|signer| Box::new(certificates::Signing { signer }) as Box<dyn Reconciler>);
     let mut all: Vec<Box<dyn Reconciler>> = vec![
         Box::new(deployment::Deployments),
@@ -93,6 +98,9 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(namespace::Namespaces),
         Box::new(serviceaccount::DefaultAccounts),
         Box::new(serviceaccount::RootCa { pem: options.root_ca }),
+        Box::new(info),
+        Box::new(bootstrap::Cleaner),
+        Box::new(clusterdns::Announcer),
         Box::new(node::Lifecycle::new(CLUSTER_NETWORK, options.node_monitor_grace_period)),
         Box::new(taints::Evictions::default()),
         Box::new(podgc::PodGc::default()),

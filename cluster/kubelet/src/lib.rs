@@ -36,7 +36,7 @@ pub mod tasks;
 pub mod volumes;
 pub mod worker;
 
-pub use options::{Machine, Options, Tls};
+pub use options::{Live, Machine, Options, Tls, fixed};
 pub use run::{KubeletError, run};
 pub use volumes::{Helper, VolumeError, unmount_all};
 

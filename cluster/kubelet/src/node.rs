@@ -78,7 +78,7 @@ pub fn status(
     let machine = &options.machine;
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let mut addresses: Vec<NodeAddress> =
-        options.addresses.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+        options.own_addresses().iter().map(|ip| address("InternalIP", ip.to_string())).collect();
     addresses.push(address("Hostname", options.node_name.clone()));
     NodeStatus {
         addresses: Some(addresses),

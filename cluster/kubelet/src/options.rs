@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use base::Bytes;
+use tokio::sync::watch;
 
 use crate::volumes::Helper;
 
@@ -16,6 +17,14 @@ use crate::volumes::Helper;
 pub const PORT: u16 = 10250;
 /// Pods a node takes; upstream's default.
 pub const PODS_MAX: u32 = 110;
+
+/// What may change while the kubelet runs.
+pub type Live<T> = watch::Receiver<T>;
+
+/// What does not.
+pub fn fixed<T>(value: T) -> Live<T> {
+    watch::channel(value).1
+}
 
 /// What this node is and where things lie on it.
 #[derive(Clone, Debug)]
@@ -26,12 +35,12 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The folder for container logs (`D/log/pods`). Made if missing.
     pub log_dir: PathBuf,
-    /// The node's own addresses, the primary first.
-    pub addresses: Vec<IpAddr>,
+    /// The node's own addresses, the primary first; they may change.
+    pub addresses: Live<Vec<IpAddr>>,
     /// Where the HTTPS API listens; `None` serves none.
     pub listen: Option<SocketAddr>,
-    /// Keys for the HTTPS API; wanted when `listen` is set.
-    pub tls: Option<Tls>,
+    /// Keys for the HTTPS API, which are renewed now and then. Until there are some, nobody who connects is answered.
+    pub tls: Live<Option<Tls>>,
     /// Common names of client certificates that may use the HTTPS API, such as `kube-apiserver-kubelet-client`.
     /// Members of `system:masters` (the organisation) may always.
     pub authorised_users: BTreeSet<String>,
@@ -66,7 +75,7 @@ pub struct Options {
 }
 
 /// The kubelet's server certificate and the CA its clients' certificates must come from, all DER.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The certificate and its chain, leaf first.
     pub certificates: Vec<Vec<u8>>,
@@ -151,15 +160,20 @@ fn go_architecture(rust: &str) -> &str {
 }
 
 impl Options {
+    /// The node's own addresses now, the primary first.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.addresses.borrow().clone()
+    }
+
     /// A node with upstream's defaults: no HTTPS API, no DNS service.
     pub fn new(node_name: &str, data_dir: &Path, log_dir: &Path) -> Options {
         Options {
             node_name: node_name.to_owned(),
             data_dir: data_dir.to_owned(),
             log_dir: log_dir.to_owned(),
-            addresses: Vec::new(),
+            addresses: fixed(Vec::new()),
             listen: None,
-            tls: None,
+            tls: fixed(None),
             authorised_users: BTreeSet::from(["kube-apiserver-kubelet-client".to_owned()]),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),

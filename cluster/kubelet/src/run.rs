@@ -31,7 +31,7 @@ use crate::objects::Objects;
 use crate::pod::PodInfo;
 use crate::tasks::{Owner, Tasks};
 use crate::worker::{self, Handle, Node, Origin, Update};
-use crate::{Options, caretaker, image, logs, server};
+use crate::{Live, Options, caretaker, image, logs, server};
 
 /// How often the Lease is renewed: as upstream, a quarter of its life.
 pub const LEASE_EVERY: Duration = Duration::from_secs(5);
@@ -351,6 +351,7 @@ async fn keep_node(node: Arc<Node>, images_changed: Arc<Notify>) {
     let mut written_at = node.clock.monotonic();
     let mut look_at = written_at;
     let mut missed: u32 = 0;
+    let mut addresses = node.options.addresses.clone();
     loop {
         let renewed = renew(&node, &mut lease).await;
         if missed > 0 && renewed.is_ok() {
@@ -369,7 +370,15 @@ async fn keep_node(node: Arc<Node>, images_changed: Arc<Notify>) {
         tokio::select! {
             () = tokio::time::sleep(if renewed.is_ok() { LEASE_EVERY } else { LEASE_RETRY }) => {}
             () = images_changed.notified() => look_at = node.clock.monotonic(),
+            () = change(&mut addresses) => look_at = node.clock.monotonic(),
         }
+    }
+}
+
+/// Waits until a value changes, for ever if nobody changes it any more.
+async fn change<T>(live: &mut Live<T>) {
+    if live.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -41,7 +41,7 @@ use crate::stream::forward::{self, Ports};
 use crate::stream::link::{self, Channel};
 use crate::stream::{remote, websocket};
 use crate::worker::Node;
-use crate::{Options, Tls};
+use crate::{Live, Options, Tls};
 
 /// Connections at a time; what comes beyond waits.
 const CONNECTIONS_MAX: usize = 1000;
@@ -57,18 +57,39 @@ const SPDY_FORWARD: [&str; 1] = ["portforward.k8s.io"];
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A listener and its TLS configuration.
+/// A listener, and the keys that it shows.
 pub struct Listener {
     tcp: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Live<Option<Tls>>,
+    acceptor: Option<TlsAcceptor>,
 }
 
 /// Listens, if the options want it.
 pub async fn bind(options: &Options) -> Result<Option<Listener>, KubeletError> {
-    let (Some(address), Some(tls)) = (options.listen, &options.tls) else { return Ok(None) };
-    let tls = tls_config(tls).map_err(|detail| KubeletError::Tls { detail })?;
+    let Some(address) = options.listen else { return Ok(None) };
+    let mut tls = options.tls.clone();
+    let acceptor = tls.borrow_and_update().as_ref().map(acceptor).transpose();
+    let acceptor = acceptor.map_err(|detail| KubeletError::Tls { detail })?;
     let tcp = TcpListener::bind(address).await.map_err(|source| KubeletError::Listen { address, source })?;
-    Ok(Some(Listener { tcp, tls }))
+    Ok(Some(Listener { tcp, tls, acceptor }))
+}
+
+impl Listener {
+    /// With the newest keys; those that cannot be used are passed over. Nobody renews them any more where that fails.
+    fn acceptor(&mut self) -> Option<TlsAcceptor> {
+        if self.tls.has_changed().unwrap_or(false) {
+            match self.tls.borrow_and_update().as_ref().map(acceptor) {
+                Some(Ok(renewed)) => self.acceptor = Some(renewed),
+                Some(Err(detail)) => tracing::warn!(detail, "the kubelet's new certificate cannot be used"),
+                None => {}
+            }
+        }
+        self.acceptor.clone()
+    }
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
+    tls_config(tls).map(TlsAcceptor::from)
 }
 
 fn tls_config(tls: &Tls) -> Result<Arc<rustls::ServerConfig>, String> {
@@ -90,8 +111,7 @@ fn tls_config(tls: &Tls) -> Result<Arc<rustls::ServerConfig>, String> {
 }
 
 /// Serves until the kubelet ends.
-pub async fn serve(listener: Listener, node: Arc<Node>, pods: Pods) {
-    let acceptor = TlsAcceptor::from(listener.tls);
+pub async fn serve(mut listener: Listener, node: Arc<Node>, pods: Pods) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // Never closed, so a place always comes.
@@ -104,7 +124,11 @@ pub async fn serve(listener: Listener, node: Arc<Node>, pods: Pods) {
                 continue;
             }
         };
-        let (acceptor, node, pods) = (acceptor.clone(), node.clone(), pods.clone());
+        let Some(acceptor) = listener.acceptor() else {
+            tracing::debug!("a connection to the kubelet was dropped: there is no certificate yet");
+            continue;
+        };
+        let (node, pods) = (node.clone(), pods.clone());
         node.tasks.clone().spawn(async move {
             let _place = place;
             let _ = tcp.set_nodelay(true);

@@ -408,11 +408,12 @@ impl Worker {
         self.read_messages(seen);
         let messages = &self.messages;
         let scheme = self.node.options.runtime_version.split("://").next().unwrap_or("skerry").to_owned();
+        let host_ips = self.node.options.own_addresses();
         let facts = Facts {
             seen,
             memory: &self.memory,
             message: &|container| messages.get(&container.id).cloned().flatten(),
-            host_ips: &self.node.options.addresses,
+            host_ips: &host_ips,
             scheme: &scheme,
             now: now.wall,
         };
@@ -708,7 +709,7 @@ impl Worker {
 
     fn pod_ips(&self, seen: &Observed) -> Vec<IpAddr> {
         if self.pod.host_network() {
-            return self.node.options.addresses.clone();
+            return self.node.options.own_addresses();
         }
         seen.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     }
@@ -939,7 +940,7 @@ async fn start_container(
     let hook = member.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     let Some(hook) = hook else { return Ok(()) };
     let ips = if pod.host_network() {
-        node.options.addresses.clone()
+        node.options.own_addresses()
     } else {
         seen.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     };
@@ -1079,7 +1080,7 @@ async fn describe(
         all
     };
     let ips = if pod.host_network() {
-        node.options.addresses.clone()
+        node.options.own_addresses()
     } else {
         seen.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     };
@@ -1119,7 +1120,7 @@ fn config(
     facts: &Described<'_>,
 ) -> Result<(runtime::ContainerConfig, Vec<RemotePart>), ConfigError> {
     let ips = facts.ips;
-    let (pod_ips, host_ips) = (one_of_each_family(ips), one_of_each_family(&node.options.addresses));
+    let (pod_ips, host_ips) = (one_of_each_family(ips), one_of_each_family(&node.options.own_addresses()));
     let pod_dir = node.pod_dir(&pod.uid);
     let volume_file = |volume: &str, path: &str| {
         let volume = pod.spec().volumes.iter().flatten().find(|one| one.name == volume)?;

@@ -16,17 +16,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use world::World;
 
 struct Site {
     world: World,
     pki: Pki,
     address: SocketAddr,
+    /// Under which name it is asked.
+    name: &'static str,
+    serving: watch::Sender<Option<Tls>>,
     _keys: tempfile::TempDir,
 }
 
 fn der(pem: &str) -> Vec<u8> {
     pki::der_of_pem(pem).expect("a PEM block")
+}
+
+fn tls(pki: &Pki, pair: &Pair) -> Tls {
+    Tls {
+        certificates: vec![der(&pair.certificate_pem)],
+        key: der(&pair.key_pem),
+        client_ca: der(pki.authority().certificate_pem()),
+    }
 }
 
 /// A node with a running pod `web` and one that waits for its image, `late`.
@@ -43,13 +55,10 @@ async fn site() -> Site {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = free.local_addr().expect("an address");
     drop(free);
+    let (serving, served) = watch::channel(Some(tls(&pki, &pair)));
     world.start_with(|options| {
         options.listen = Some(address);
-        options.tls = Some(Tls {
-            certificates: vec![der(&pair.certificate_pem)],
-            key: der(&pair.key_pem),
-            client_ca: der(pki.authority().certificate_pem()),
-        });
+        options.tls = served.clone();
     });
     let date = ExecResult { stdout: b"today\n".to_vec(), stderr: b"oops\n".to_vec(), exit_code: 3 };
     let execs = BTreeMap::from([("date -u".to_owned(), date)]);
@@ -59,7 +68,7 @@ async fn site() -> Site {
     while !(world.line("web").starts_with("Running") && world.line("late").contains("ErrImageNeverPull")) {
         world.pass(Duration::from_millis(50)).await;
     }
-    Site { world, pki, address, _keys: keys }
+    Site { world, pki, address, name: "n1", serving, _keys: keys }
 }
 
 impl Site {
@@ -79,7 +88,7 @@ impl Site {
             }
         };
         let tcp = TcpStream::connect(self.address).await.expect("a connection");
-        let name = ServerName::try_from("n1").expect("a name");
+        let name = ServerName::try_from(self.name).expect("a name");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let mut tls = connector.connect(name, tcp).await.expect("a handshake");
         tls.write_all(request.as_bytes()).await.expect("written");
@@ -109,6 +118,17 @@ async fn only_the_api_server_and_administrators_are_served() {
     for known in [site.pki.kubelet_client(), site.pki.admin()] {
         assert!(site.get(Some(known), "/healthz").await.starts_with("HTTP/1.1 200 "));
     }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_at_once() {
+    let mut site = site().await;
+    let names = Names { dns: vec!["n2".to_owned()], ..Names::default() };
+    let pair = site.pki.kubelet_serving("n2", &names, sys::SystemClock.now()).expect("a certificate");
+    site.serving.send_replace(Some(tls(&site.pki, &pair)));
+    // Only the new certificate has this name.
+    site.name = "n2";
+    assert!(site.get(Some(site.pki.kubelet_client()), "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]

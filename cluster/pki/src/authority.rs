@@ -44,11 +44,19 @@ pub struct SigningRequest {
 impl SigningRequest {
     /// Makes a key, and asks for a certificate for it.
     pub fn make(subject: &Subject) -> Result<SigningRequest, PkiError> {
-        let key = new_key(&subject.name)?;
+        SigningRequest::with_key(&new_key(&subject.name)?, subject)
+    }
+
+    /// Asks for a certificate for a key there is, PKCS#8 in PEM.
+    pub fn of_key(key_pem: &str, subject: &Subject) -> Result<SigningRequest, PkiError> {
+        SigningRequest::with_key(&key_of(key_pem, &subject.name)?, subject)
+    }
+
+    fn with_key(key: &KeyPair, subject: &Subject) -> Result<SigningRequest, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished(&subject.name, subject.group.as_deref());
         params.subject_alt_names = names_of(subject)?;
-        let request = params.serialize_request(&key).and_then(|request| request.pem());
+        let request = params.serialize_request(key).and_then(|request| request.pem());
         let request_pem = request.map_err(|source| failed(&subject.name, source))?;
         Ok(SigningRequest { request_pem, key_pem: key.serialize_pem() })
     }
@@ -184,6 +192,11 @@ fn dated(now: Timestamp, life: Duration) -> CertificateParams {
     params.not_before = at(begin);
     params.not_after = at(now.seconds() + life.as_secs() as i64);
     params
+}
+
+/// Makes a private key: PKCS#8 in PEM.
+pub fn make_key(whose: &str) -> Result<String, PkiError> {
+    new_key(whose).map(|key| key.serialize_pem())
 }
 
 pub(crate) fn new_key(whose: &str) -> Result<KeyPair, PkiError> {

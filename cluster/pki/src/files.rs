@@ -114,7 +114,7 @@ impl Pki {
 }
 
 /// Writes a file that only its owner may read, complete or not at all.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
+pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     let failed = |source| PkiError::Write { path: path.to_owned(), source };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

@@ -59,6 +59,8 @@ pub struct Requested {
     pub addresses: Vec<IpAddr>,
     /// There are names of other sorts, such as mail addresses.
     pub others: bool,
+    /// The public key it is for, as X.509 writes keys.
+    pub key: Vec<u8>,
 }
 
 /// What a signing request in PEM asks for.
@@ -70,7 +72,8 @@ pub fn requested(pem: &str) -> Result<Requested, PkiError> {
     let der = der_of_pem(pem).ok_or_else(|| wrong("the PEM block is not whole"))?;
     let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| wrong(&error.to_string()))?;
     let (name, groups) = named(&request.certification_request_info.subject);
-    let mut asked = Requested { name, groups, ..Requested::default() };
+    let key = request.certification_request_info.subject_pki.raw.to_vec();
+    let mut asked = Requested { name, groups, key, ..Requested::default() };
     for extension in request.requested_extensions().into_iter().flatten() {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
             names.general_names.iter().for_each(|name| asked.add(name));

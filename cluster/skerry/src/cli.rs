@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use pki::BootstrapToken;
 
 /// A whole Kubernetes in one small program.
 #[derive(Debug, Parser)]
@@ -25,7 +26,14 @@ pub enum Verb {
     /// Everything lies in the data folder; a kubeconfig for its administrator is written to admin.kubeconfig there.
     /// SIGTERM and Ctrl-C stop it; pods go on running.
     Server(Server),
-    /// End all pods of a data folder whose server has stopped, and take their mounts, cgroups and links away.
+    /// Run a node of a cluster whose server is another machine.
+    ///
+    /// It joins with a token once and keeps a key and certificates of its own in the data folder; from then on it needs the
+    /// token only if it was away for longer than its certificate lasts. SIGTERM and Ctrl-C stop it; pods go on running.
+    Agent(Agent),
+    /// Make, list or delete the tokens by which machines join.
+    Token(Token),
+    /// End all pods of a data folder whose server or agent has stopped, and take their mounts, cgroups and links away.
     ///
     /// The database, images and logs stay. Run it in the network namespace in which the server ran.
     Cleanup(Cleanup),
@@ -85,6 +93,12 @@ pub struct Server {
     /// How long a pod that does not say stays on a node that cannot be reached; upstream's default is 300.
     #[arg(long, value_name = "SECONDS", default_value_t = apiserver::TOLERATION_SECONDS)]
     pub default_unreachable_toleration_seconds: i64,
+    /// A token by which machines may join, as long as it is given here: abcdef.0123456789abcdef.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<BootstrapToken>,
+    /// The same from a file.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// A duration as Kubernetes' flags take it: `20s`, `1m30s`.
@@ -165,6 +179,80 @@ fn volume(text: &str) -> Result<(String, PathBuf), String> {
     Ok((name.to_owned(), PathBuf::from(folder)))
 }
 
+/// Options of `skerry agent`.
+#[derive(Clone, Debug, Args)]
+pub struct Agent {
+    /// Folder for everything that lasts; made if it is not there.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// The API server.
+    #[arg(long, value_name = "https://ADDR:PORT")]
+    pub server: String,
+    /// The token to join with, which the cluster's administrator made.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<BootstrapToken>,
+    /// The same from a file.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Name of this machine's Node; its hostname if not given.
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this machine's Node; the one by which it reaches the server if not given.
+    #[arg(long, value_name = "ADDR")]
+    pub node_ip: Option<std::net::Ipv4Addr>,
+}
+
+/// Options of `skerry token`.
+#[derive(Clone, Debug, Args)]
+pub struct Token {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: TokenVerb,
+}
+
+/// What to do with tokens.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Make a token and print it.
+    Create {
+        /// The server's data folder, where its admin.kubeconfig lies.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: PathBuf,
+        /// How long it is good; 0 is for ever.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = ttl)]
+        ttl: Duration,
+        /// What it is for.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+        /// The token to make; a new one if not given.
+        token: Option<BootstrapToken>,
+    },
+    /// Print all tokens.
+    List {
+        /// The server's data folder, where its admin.kubeconfig lies.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: PathBuf,
+    },
+    /// Delete tokens. Nodes that joined with them stay.
+    Delete {
+        /// The server's data folder, where its admin.kubeconfig lies.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: PathBuf,
+        /// Which: whole tokens, or what stands before their dot.
+        #[arg(required = true)]
+        tokens: Vec<String>,
+    },
+}
+
+/// A duration as Go writes it, such as `24h` or `1h30m`; 0 alone needs no unit.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let nanos = if text == "0" { Some(0) } else { api::duration::parse(text) };
+    nanos
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map(Duration::from_nanos)
+        .ok_or_else(|| "want such as 24h or 1h30m".to_owned())
+}
+
 /// Options of `skerry cleanup`.
 #[derive(Clone, Debug, Args)]
 pub struct Cleanup {
@@ -223,5 +311,15 @@ mod tests {
         }
         let error = Cli::try_parse_from(["skerry", "server"]).expect_err("missing");
         assert!(error.to_string().contains("--data-dir"), "{error}");
+        let given = ["skerry", "agent", "--data-dir", "/d", "--server", "https://a:1", "--token", "short"];
+        let error = Cli::try_parse_from(given).expect_err("wrong");
+        assert!(error.to_string().contains("abcdef.0123456789abcdef"), "{error}");
+    }
+
+    #[test]
+    fn a_life_is_written_as_in_go() {
+        assert_eq!(ttl("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(ttl("0"), Ok(Duration::ZERO));
+        assert!(ttl("soon").is_err() && ttl("-1h").is_err());
     }
 }

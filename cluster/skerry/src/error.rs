@@ -1,11 +1,11 @@
-//! Why a server did not start.
+//! Why a server or an agent did not start, or a command did not do what it was asked.
 //!
 //! Start at [`StartError`]. What fails later is logged and tried again (`supervise.rs`).
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a server did not start.
+/// Why a server or an agent did not start, or a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data folder cannot be made or written.
@@ -43,10 +43,27 @@ pub enum StartError {
     /// The node could not be opened to be taken away.
     #[error("failed to clean up the node")]
     Node(#[source] crate::roles::node::NodeError),
-    /// Another server uses the folder.
-    #[error("the data folder {path} is in use by another skerry server")]
+    /// Another server or agent uses the folder.
+    #[error("the data folder {path} is in use by another skerry server or agent")]
     InUse {
         /// Which.
         path: PathBuf,
+    },
+    /// The way to the API server.
+    #[error("failed to prepare the way to the API server")]
+    Door(#[source] client::DoorError),
+    /// The token given.
+    #[error("failed to get the token by which machines may join")]
+    Token(#[source] crate::tokens::TokenError),
+    /// The administrator's file.
+    #[error("failed to find the server; it writes this file when it starts")]
+    Kubeconfig(#[source] client::KubeconfigError),
+    /// Tokens could not be made, listed or deleted.
+    #[error("failed to {doing}")]
+    Tokens {
+        /// What was asked.
+        doing: String,
+        /// Why not.
+        source: client::ClientError,
     },
 }

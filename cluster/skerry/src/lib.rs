@@ -1,6 +1,7 @@
 //! Every role of the cluster in one process: picks roles, makes clock and seed, wires the parts, supervises them.
 //!
-//! Start at [`main`], and from there at [`server::run`], the control plane and node of `skerry server`; [`cli::Cli`] is what
+//! Start at [`main`], and from there at [`server::run`], the control plane and node of `skerry server`, or
+//! [`agent::run`], a node of another machine's cluster; [`cli::Cli`] is what
 //! can be asked for. Each role is one file under `roles/` and one line in [`roles::all`].
 //!
 //! Invariants:
@@ -10,6 +11,7 @@
 //! Not here: what any role does (its own crate).
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod backup;
 pub mod cli;
 mod error;
@@ -19,6 +21,7 @@ pub mod roles;
 pub mod server;
 mod supervise;
 pub mod telemetry;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -42,6 +45,8 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Verb::Server(options) => told(server::run(options)),
+        Verb::Agent(options) => told(agent::run(options)),
+        Verb::Token(options) => told(tokens::run(options)),
         Verb::Logs(options) => told(telemetry::print_logs(options)),
         Verb::CollectLogs(options) => told(telemetry::collect_logs(options)),
         Verb::CollectMetrics(options) => told(telemetry::collect_metrics(options)),

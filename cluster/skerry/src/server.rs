@@ -7,7 +7,7 @@
 //! * SIGTERM and SIGINT end requests, close the store, and leave pods running; kill -9 loses nothing acknowledged.
 
 use std::io::IsTerminal;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -24,27 +24,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::roles::{self, Parts};
+use crate::tokens::{self, TokenSource};
 use crate::{StartError, cli, net};
 
 /// Runs a server until it is told to stop.
 pub fn run(options: cli::Server) -> Result<(), StartError> {
     logging();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("skerry")
-        .build()
-        .map_err(StartError::Threads)?;
-    runtime.block_on(serve(options))
+    threads()?.block_on(serve(options))
 }
 
 /// Ends what a stopped server left running.
 pub fn clean_up(options: cli::Cleanup) -> Result<(), StartError> {
     logging();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Threads)?;
     let failed = |source| StartError::Folder { path: options.data_dir.clone(), source };
     let data = options.data_dir.canonicalize().map_err(failed)?;
     let _lock = locked(&data)?;
-    runtime.block_on(roles::node::clean_up(&data, Arc::new(SystemClock))).map_err(StartError::Node)
+    threads()?.block_on(roles::node::clean_up(&data, Arc::new(SystemClock))).map_err(StartError::Node)
+}
+
+/// What everything runs on.
+pub(crate) fn threads() -> Result<tokio::runtime::Runtime, StartError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("skerry").build().map_err(StartError::Threads)
 }
 
 pub(crate) fn logging() {
@@ -68,6 +69,8 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let data = folder(&options.data_dir)?;
     let _lock = locked(&data)?;
     finish_restore(&data, &*clock)?;
+    let token =
+        TokenSource::new(options.token.clone(), options.token_file.clone()).read().map_err(StartError::Token)?;
     let node_name = options.node_name.clone().unwrap_or_else(net::hostname);
     let node_ip = options.node_ip.unwrap_or_else(|| net::address(options.no_node));
     let names = names(&options, &node_name, node_ip);
@@ -77,7 +80,8 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let store = open_store(&data).await?;
     let mut rng = Rng::new(seed(&*clock));
     let stores = Arc::new(Telemetry::new(&data.join("telemetry"), clock.clone()));
-    let mut settings = settings(&pki, &clock, &mut rng, &options, node_ip, port);
+    let api_address = advertised(&options, node_ip);
+    let mut settings = settings(&pki, &clock, &mut rng, &options, (api_address, port));
     settings.snapshot = Some(snapshots(data.join("pki"), clock.clone()));
     let resources = Arc::new(Resources::new(stores.clone(), clock.clone()));
     settings.extensions.push(stores.clone());
@@ -85,6 +89,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let api = Api::open(store.clone(), settings);
     kubeconfig(&data, &options, port, &pki)?;
     api.bootstrap().await.map_err(StartError::Bootstrap)?;
+    tokens::give(&api, token.as_ref(), clock.now()).await;
     tracing::info!("serving Kubernetes {} on {}:{port}", api::VERSION, options.listen.ip());
     let parts = Arc::new(Parts {
         api: api.clone(),
@@ -93,13 +98,14 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
         data,
         node_name,
         node_ip,
+        api_address,
         api_port: port,
         options,
         telemetry: stores,
         seed: Mutex::new(rng),
     });
     resources.ask(parts.door("system:metrics-server", ["system:masters"]));
-    let roles = start(&parts);
+    let roles = start(&parts)?;
     listening.serve(api, stop).await;
     parts.telemetry.close();
     shut_down(roles, &*store).await
@@ -135,13 +141,13 @@ fn cluster_id(page: &Page) -> String {
     namespace["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
-fn start(parts: &Arc<Parts>) -> JoinSet<()> {
+fn start(parts: &Arc<Parts>) -> Result<JoinSet<()>, StartError> {
     let mut running = JoinSet::new();
-    for (name, role) in roles::all(parts) {
+    for (name, role) in roles::all(parts)? {
         tracing::debug!("starting the {name}");
         running.spawn(role);
     }
-    running
+    Ok(running)
 }
 
 async fn shut_down(mut roles: JoinSet<()>, store: &dyn Store) -> Result<(), StartError> {
@@ -152,7 +158,7 @@ async fn shut_down(mut roles: JoinSet<()>, store: &dyn Store) -> Result<(), Star
 }
 
 /// Done when somebody asks the process to stop.
-fn stop() -> std::io::Result<impl Future<Output = ()> + Send> {
+pub(crate) fn stop() -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -163,7 +169,7 @@ fn stop() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-fn folder(path: &Path) -> Result<std::path::PathBuf, StartError> {
+pub(crate) fn folder(path: &Path) -> Result<std::path::PathBuf, StartError> {
     let failed = |source| StartError::Folder { path: path.to_owned(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path.join("db")).map_err(failed)?;
@@ -183,7 +189,7 @@ pub(crate) fn locked(data: &Path) -> Result<std::fs::File, StartError> {
 }
 
 /// Under which names and addresses clients may find this server.
-fn names(options: &cli::Server, node_name: &str, node_ip: std::net::Ipv4Addr) -> Names {
+fn names(options: &cli::Server, node_name: &str, node_ip: Ipv4Addr) -> Names {
     let mut addresses = vec![IpAddr::V4(node_ip)];
     if !options.listen.ip().is_unspecified() {
         addresses.push(options.listen.ip());
@@ -207,21 +213,24 @@ async fn open_store(data: &Path) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(opened.map_err(StartError::Store)?))
 }
 
+/// Where other machines find this server.
+fn advertised(options: &cli::Server, node_ip: Ipv4Addr) -> Ipv4Addr {
+    match options.listen.ip() {
+        IpAddr::V4(address) if !address.is_unspecified() => address,
+        _ => node_ip,
+    }
+}
+
 fn settings(
     pki: &Pki,
     clock: &Arc<dyn Clock>,
     rng: &mut Rng,
     options: &cli::Server,
-    node_ip: std::net::Ipv4Addr,
-    port: u16,
+    advertise: (Ipv4Addr, u16),
 ) -> Settings {
     let ca_pem = pki.authority().certificate_pem().to_owned();
     let mut settings = Settings::new(clock.clone(), rng.next_u64(), pki.tokens().clone(), ca_pem);
-    let address = match options.listen.ip() {
-        IpAddr::V4(address) if !address.is_unspecified() => address,
-        _ => node_ip,
-    };
-    settings.advertise = (address, port);
+    settings.advertise = advertise;
     settings.not_ready_toleration_seconds = options.default_not_ready_toleration_seconds;
     settings.unreachable_toleration_seconds = options.default_unreachable_toleration_seconds;
     settings

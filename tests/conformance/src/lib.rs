@@ -1,9 +1,14 @@
-//! A cluster on this machine, for tests by real clients.
+//! Clusters on this machine, for tests by real clients.
 //!
-//! Start at [`Cluster`]. `tests/host_cluster.rs` runs the documentation's workloads on one.
+//! Start at [`Cluster`] for one node, or at [`Site`] for several. `tests/host_cluster.rs` runs the documentation's workloads
+//! on the first, `tests/nodes.rs` joins machines on the second.
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod machine;
+mod site;
 
 pub use cluster::Cluster;
+pub use machine::Machine;
+pub use site::{Site, TOKEN};
 pub use workloads::User;

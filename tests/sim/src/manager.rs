@@ -51,6 +51,7 @@ impl Manager {
         let all = controllers::all(controllers::Options {
             root_ca: "a certificate".to_owned(),
             signer: None,
+            server: "https://10.0.0.1:6443".to_owned(),
             node_monitor_grace_period,
         });
         let engines = all.into_iter().map(|each| Engine::new(each, feeds.caches.clone(), || {})).collect();

@@ -262,7 +262,7 @@ impl World {
     /// Starts a kubelet with other options.
     pub fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new("n1", &self.dir.path().join("kubelet"), &self.dir.path().join("log"));
-        options.addresses = vec!["192.168.1.2".parse().expect("an address")];
+        options.addresses = kubelet::fixed(vec!["192.168.1.2".parse().expect("an address")]);
         options.machine.cpus = 2;
         options.checkpoints = Some(self.dir.path().join("kubelet/checkpoints"));
         change(&mut options);

@@ -27,6 +27,7 @@ async fn run_controllers(parts: &Arc<Parts>, caches: &Arc<Caches>) {
         let options = controllers::Options {
             root_ca: parts.pki.authority().certificate_pem().to_owned(),
             signer: Some(controllers::Signer(parts.pki.clone())),
+            server: format!("https://{}:{}", parts.api_address, parts.api_port),
             node_monitor_grace_period: parts.options.node_monitor_grace_period,
         };
         async move {

@@ -1,4 +1,4 @@
-//! The roles of a server, each a file that wires one crate.
+//! The roles of a server and of an agent, each a file that wires one crate.
 //!
 //! Start at [`all`]: one line a role. A role gets [`Parts`] and returns a future that the supervisor runs for ever.
 //!
@@ -8,17 +8,20 @@ mod control;
 mod dns;
 mod network;
 pub mod node;
+mod range;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use apiserver::{Api, User, door};
 use base::{Clock, Rng};
-use client::Door;
+use client::{Caches, Door};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::cli;
+use self::node::NodeParts;
+use crate::{StartError, cli, net};
 
 /// What a server hands to its roles.
 pub struct Parts {
@@ -34,6 +37,8 @@ pub struct Parts {
     pub node_name: String,
     /// Its address.
     pub node_ip: std::net::Ipv4Addr,
+    /// Where other machines find the API server.
+    pub api_address: std::net::Ipv4Addr,
     /// The port of the API server on this machine.
     pub api_port: u16,
     /// As given on the command line.
@@ -60,16 +65,38 @@ impl Parts {
 }
 
 /// Every role this server has.
-pub fn all(parts: &Arc<Parts>) -> Vec<Role> {
+pub fn all(parts: &Arc<Parts>) -> Result<Vec<Role>, StartError> {
     // One set of caches for the whole process: whoever reads shares it.
     let caches = client::run::caches(parts.door("system:apiserver", ["system:masters"]));
     let mut roles = control::roles(parts, &caches);
     let stores = parts.telemetry.clone();
     roles.push(("telemetry", async move { run_stores(&stores).await }.boxed()));
     if !parts.options.no_node {
-        roles.push(("node", node::role(parts, &caches)));
+        let node = Arc::new(node_parts(parts, caches)?);
+        roles.push(("node", node::role(&node)));
     }
-    roles
+    Ok(roles)
+}
+
+/// The server's own node: one like the others, but for its way to the API server.
+fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartError> {
+    // A machine without a network of its own is found by its pods at their gateway.
+    let address = if parts.node_ip.is_loopback() { net::POD_GATEWAY } else { parts.node_ip };
+    let addresses = vec![IpAddr::V4(address)];
+    let names = pki::Names { dns: vec![parts.node_name.clone()], addresses: addresses.clone() };
+    let pair = parts.pki.kubelet_serving(&parts.node_name, &names, parts.clock.now()).map_err(StartError::Pki)?;
+    let user = format!("system:node:{}", parts.node_name);
+    Ok(NodeParts {
+        data: parts.data.clone(),
+        name: parts.node_name.clone(),
+        addresses: kubelet::fixed(addresses),
+        tls: kubelet::fixed(node::kubelet_tls(&pair, parts.pki.authority().certificate_pem())),
+        remembers: false,
+        door: parts.door(&user, ["system:nodes"]),
+        caches,
+        clock: parts.clock.clone(),
+        seed: Mutex::new(parts.rng()),
+    })
 }
 
 async fn run_stores(stores: &Arc<::telemetry::Telemetry>) {

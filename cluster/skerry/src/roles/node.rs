@@ -1,25 +1,29 @@
 //! The roles of a node: pod network, kubelet with its runtime, service proxy, DNS.
 //!
-//! Start at [`role`]. The network and the runtime come first, because what was running before must be adopted before
-//! anything new is started; then kubelet, proxy and DNS run side by side, each restarted alone.
+//! Start at [`role`]. It is the same on a server and on an agent; what differs is in [`NodeParts`]. The network and the
+//! runtime come first, because what was running before must be adopted before anything new is started; then kubelet, proxy
+//! and DNS run side by side, each restarted alone.
+//!
+//! Invariant: nothing here waits for a server, but the first start of all: only it can say which addresses pods get.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use base::{Bytes, Clock};
-use client::{Caches, Client};
+use base::{Bytes, Clock, Rng};
+use client::{Caches, Client, Door};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kubelet::Machine;
+use k8s_openapi::api::core::v1::Node;
+use kubelet::{Live, Machine};
 use podnet::{PodNet, PodNetError};
 use runtime::{Embedded, Runtime, RuntimeError};
 use sys::net::link::Net;
 
 use super::network::PodNetwork;
-use super::{Parts, dns};
+use super::{dns, range};
 use crate::supervise;
 
 /// Where a board's firmware holds images that are never collected.
@@ -48,12 +52,50 @@ pub enum NodeError {
     /// This program's own path.
     #[error("failed to find this program to run helpers with")]
     Program(#[source] std::io::Error),
-    /// The kubelet's key.
-    #[error("failed to make the kubelet's certificate")]
-    Certificate(#[source] pki::PkiError),
+    /// The addresses of its pods.
+    #[error("failed to remember the addresses that this node may give its pods")]
+    Range(#[source] std::io::Error),
+    /// Somebody gave the Node other addresses.
+    #[error(
+        "the node's podCIDR is {now} and was {before}: the pod network is opened anew, and pods that run keep their addresses"
+    )]
+    Moved {
+        /// The range it had.
+        before: Net,
+        /// The range it has.
+        now: Net,
+    },
     /// A bug.
     #[error("the thread that opened the node panicked")]
     Panicked,
+}
+
+/// What a node is made of.
+pub struct NodeParts {
+    /// The folder for everything that lasts.
+    pub data: PathBuf,
+    /// The Node's name.
+    pub name: String,
+    /// Its addresses, the primary first.
+    pub addresses: Live<Vec<IpAddr>>,
+    /// What the kubelet shows who connects to it.
+    pub tls: Live<Option<kubelet::Tls>>,
+    /// Whether the server may be away when this node starts, so that its pods must be remembered here.
+    pub remembers: bool,
+    /// The way to the API server, as this node.
+    pub door: Arc<dyn Door>,
+    /// What is read through it, or by all of the process.
+    pub caches: Arc<Caches>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where chance begins.
+    pub seed: Mutex<Rng>,
+}
+
+impl NodeParts {
+    fn rng(&self) -> Rng {
+        self.seed.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
 }
 
 /// What is opened once a node runs.
@@ -63,50 +105,59 @@ struct Opened {
 }
 
 /// The node, for ever.
-pub(super) fn role(parts: &Arc<Parts>, caches: &Arc<Caches>) -> BoxFuture<'static, ()> {
-    let (parts, caches) = (parts.clone(), caches.clone());
-    async move { supervise::role("node", || run(parts.clone(), caches.clone())).await }.boxed()
+pub(crate) fn role(parts: &Arc<NodeParts>) -> BoxFuture<'static, ()> {
+    let parts = parts.clone();
+    async move { supervise::role("node", || run(parts.clone())).await }.boxed()
 }
 
-async fn run(parts: Arc<Parts>, caches: Arc<Caches>) -> Result<(), NodeError> {
-    let opening = parts.clone();
-    let seed = opening.rng().next_u64();
-    let opened = tokio::task::spawn_blocking(move || open(&opening.data, opening.clock.clone(), seed));
+async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
+    let options = kubelet_options(&parts);
+    let client = Client::new(parts.door.clone());
+    let range = range::of_node(&parts.data, &options, &client, || parts.clock.now()).await.map_err(NodeError::Range)?;
+    let (data, clock, seed) = (parts.data.clone(), parts.clock.clone(), parts.rng().next_u64());
+    let opened = tokio::task::spawn_blocking(move || open(&data, range, clock, seed));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
     link_logs(&parts.data);
-    let options = kubelet_options(&parts, opened.net.gateway()).map_err(NodeError::Certificate)?;
-    let node_user = format!("system:node:{}", parts.node_name);
-    let door = parts.door(&node_user, ["system:nodes", "system:masters"]);
-    let proxy_options = proxy::Options { node: parts.node_name.clone(), pods: cluster_pods() };
+    let nodes = parts.caches.of::<Node>();
+    tokio::select! {
+        () = serve(&parts, &opened, options) => Ok(()),
+        moved = range::moved(&parts.data, &parts.name, range, &nodes) => {
+            Err(NodeError::Moved { before: range, now: moved.map_err(NodeError::Range)? })
+        }
+    }
+}
+
+/// Kubelet, proxy and DNS.
+async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
+    let proxy_options = proxy::Options { node: parts.name.clone(), pods: cluster_pods() };
     let dns_options = dns::Options {
-        node: parts.node_name.clone(),
         gateway: opened.net.gateway(),
         cluster_dns: CLUSTER_DNS,
         domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     };
-    let dns_client = Client::new(parts.door("system:dns", ["system:masters"]));
     let kubelet = supervise::role("kubelet", || {
         let (runtime, clock) = (Arc::new(opened.runtime.clone()), parts.clock.clone());
-        kubelet::run(options.clone(), door.clone(), runtime, clock, parts.rng())
+        kubelet::run(options.clone(), parts.door.clone(), runtime, clock, parts.rng())
     });
     let proxy = supervise::role("service proxy", || {
-        let work = proxy::run(proxy_options.clone(), caches.clone());
+        let work = proxy::run(proxy_options.clone(), parts.caches.clone());
         async move {
             work.await;
             Ok::<(), Infallible>(())
         }
     });
-    let names = supervise::role("DNS", || dns::run(dns_options.clone(), dns_client.clone(), caches.clone()));
+    let names = supervise::role("DNS", || dns::run(dns_options.clone(), parts.caches.clone()));
     futures::future::join3(kubelet, proxy, names).await;
-    Ok(())
 }
 
 /// Ends every pod of a data folder and takes its namespaces, mounts, cgroups and links away; images and logs stay.
 pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), NodeError> {
+    // A node that never had a range has no pods either; any range will do to see that.
+    let range = range::remembered(data).unwrap_or(cluster_pods());
     let folder = data.to_owned();
-    let opened = tokio::task::spawn_blocking(move || open(&folder, clock, 0));
+    let opened = tokio::task::spawn_blocking(move || open(&folder, range, clock, 0));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
     let pods = data.join("kubelet/pods");
@@ -118,9 +169,9 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
 }
 
 /// Network first: the runtime asks for it when it adopts.
-fn open(data: &Path, clock: Arc<dyn Clock>, seed: u64) -> Result<Opened, NodeError> {
+fn open(data: &Path, range: Net, clock: Arc<dyn Clock>, seed: u64) -> Result<Opened, NodeError> {
     let options = podnet::Options {
-        node_pods: net([10, 42, 0, 0], 24),
+        node_pods: range,
         cluster_pods: cluster_pods(),
         services: net([10, 43, 0, 0], 16),
         directory: data.join("podnet"),
@@ -184,26 +235,21 @@ async fn retain(opened: &Opened) {
     }
 }
 
-fn kubelet_options(parts: &Parts, gateway: Ipv4Addr) -> Result<kubelet::Options, pki::PkiError> {
-    // A machine without a network of its own is found by its pods at their gateway.
-    let address = if parts.node_ip.is_loopback() { gateway } else { parts.node_ip };
-    let addresses = vec![IpAddr::V4(address)];
-    let names = pki::Names { dns: vec![parts.node_name.clone()], addresses: addresses.clone() };
-    let pair = parts.pki.kubelet_serving(&parts.node_name, &names, parts.clock.now())?;
-    let mut options =
-        kubelet::Options::new(&parts.node_name, &parts.data.join("kubelet"), &parts.data.join("log/pods"));
-    options.addresses = addresses;
+fn kubelet_options(parts: &NodeParts) -> kubelet::Options {
+    let mut options = kubelet::Options::new(&parts.name, &parts.data.join("kubelet"), &parts.data.join("log/pods"));
+    options.addresses = parts.addresses.clone();
     options.listen = Some((Ipv4Addr::UNSPECIFIED, kubelet::options::PORT).into());
-    options.tls = kubelet_tls(&pair, parts.pki.authority().certificate_pem());
+    options.tls = parts.tls.clone();
+    options.checkpoints = parts.remembers.then(|| parts.data.join("kubelet/checkpoints"));
     options.cluster_dns = vec![IpAddr::V4(CLUSTER_DNS)];
     options.cluster_domain = CLUSTER_DOMAIN.to_owned();
-    options.labels = BTreeMap::new();
     options.machine = Machine::read(storage(&parts.data));
     options.runtime_version = format!("skerry://{}", api::VERSION.trim_start_matches('v'));
-    Ok(options)
+    options
 }
 
-fn kubelet_tls(pair: &pki::Pair, ca_pem: &str) -> Option<kubelet::Tls> {
+/// A certificate and its key as the kubelet wants them; `None` for what is no PEM.
+pub(crate) fn kubelet_tls(pair: &pki::Pair, ca_pem: &str) -> Option<kubelet::Tls> {
     Some(kubelet::Tls {
         certificates: vec![pki::der_of_pem(&pair.certificate_pem)?],
         key: pki::der_of_pem(&pair.key_pem)?,

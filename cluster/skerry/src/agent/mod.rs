@@ -1,0 +1,99 @@
+//! `skerry agent`: a node of a cluster whose server is another machine.
+//!
+//! Start at [`run`]. [`identity`] keeps what the node is, [`join`] makes it one, [`renew`] keeps it one.
+//!
+//! Invariants:
+//! * a node that has joined starts its pods without waiting for any server;
+//! * whatever keeps it from joining is logged, with what is being done about it, and tried again.
+//!
+//! Not here: the node's roles (`roles`).
+
+mod address;
+mod identity;
+mod join;
+mod renew;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use base::{Clock, Rng};
+use client::https;
+use sys::clock::SystemClock;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::identity::Identity;
+use crate::roles::node::{self, NodeParts};
+use crate::tokens::TokenSource;
+use crate::{StartError, cli, net, server};
+
+/// What an agent is told.
+struct Settings {
+    server: String,
+    token: TokenSource,
+    node: String,
+}
+
+/// Runs an agent until it is told to stop.
+pub fn run(options: cli::Agent) -> Result<(), StartError> {
+    server::logging();
+    server::threads()?.block_on(serve(options))
+}
+
+async fn serve(options: cli::Agent) -> Result<(), StartError> {
+    let stop = server::stop().map_err(StartError::Signals)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let data = server::folder(&options.data_dir)?;
+    let _lock = server::locked(&data)?;
+    let settings = Arc::new(Settings {
+        server: options.server.trim_end_matches('/').to_owned(),
+        token: TokenSource::new(options.token, options.token_file),
+        node: options.node_name.unwrap_or_else(net::hostname),
+    });
+    let identity = Identity::open(&data.join("node"), &settings.node).map_err(StartError::Pki)?;
+    let work = work(settings, identity, &data, options.node_ip, clock);
+    tokio::select! {
+        () = stop => {}
+        ended = work => ended?,
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Joins if need be, then runs the node for ever.
+async fn work(
+    settings: Arc<Settings>,
+    mut identity: Identity,
+    data: &Path,
+    node_ip: Option<std::net::Ipv4Addr>,
+    clock: Arc<dyn Clock>,
+) -> Result<(), StartError> {
+    if !identity.is_known(clock.now()) {
+        join::until_joined(&settings, &mut identity).await;
+    }
+    let door = https::renewable(&identity.kubeconfig(&settings.server)).map_err(StartError::Door)?;
+    let caches = client::run::caches(door.clone());
+    let (showing, tls) = watch::channel(identity.tls());
+    let (moving, addresses) = watch::channel(address::now(&settings.server, node_ip).into_iter().collect());
+    let parts = Arc::new(NodeParts {
+        data: data.to_owned(),
+        name: settings.node.clone(),
+        addresses: addresses.clone(),
+        tls,
+        remembers: true,
+        door: door.clone(),
+        caches,
+        clock: clock.clone(),
+        seed: Mutex::new(Rng::new(server::seed(&*clock))),
+    });
+    tracing::info!("running node {} of the cluster at {}", settings.node, settings.server);
+    let mut roles = JoinSet::new();
+    roles.spawn(node::role(&parts));
+    if node_ip.is_none() {
+        roles.spawn(address::follow(settings.server.clone(), moving, door.clone()));
+    }
+    roles.spawn(renew::role(renew::Renewal { settings, door, showing, addresses, clock }, identity));
+    // Roles never end; dropping the set ends them.
+    while roles.join_next().await.is_some() {}
+    Ok(())
+}
