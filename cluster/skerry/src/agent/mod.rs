@@ -11,6 +11,7 @@
 mod address;
 mod identity;
 mod join;
+mod memory;
 mod renew;
 
 use std::path::Path;
@@ -89,6 +90,7 @@ async fn work(
     tracing::info!("running node {} of the cluster at {}", settings.node, settings.server);
     let mut roles = JoinSet::new();
     roles.spawn(node::role(&parts));
+    roles.spawn(memory::role(data, &parts.caches));
     if node_ip.is_none() {
         roles.spawn(address::follow(settings.server.clone(), moving, door.clone()));
     }

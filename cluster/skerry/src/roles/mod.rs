@@ -8,6 +8,7 @@ mod control;
 mod dns;
 mod network;
 pub mod node;
+mod peers;
 mod range;
 
 use std::net::IpAddr;

@@ -23,6 +23,7 @@ use runtime::{Embedded, Runtime, RuntimeError};
 use sys::net::link::Net;
 
 use super::network::PodNetwork;
+use super::peers::{self, Peers};
 use super::{dns, range};
 use crate::supervise;
 
@@ -128,7 +129,7 @@ async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
     }
 }
 
-/// Kubelet, proxy and DNS.
+/// Kubelet, proxy, DNS and the routes to other nodes.
 async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
     let proxy_options = proxy::Options { node: parts.name.clone(), pods: cluster_pods() };
     let dns_options = dns::Options {
@@ -149,7 +150,16 @@ async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
         }
     });
     let names = supervise::role("DNS", || dns::run(dns_options.clone(), parts.caches.clone()));
-    futures::future::join3(kubelet, proxy, names).await;
+    let routes = supervise::role("routes to other nodes", || {
+        peers::run(Peers {
+            node: parts.name.clone(),
+            net: opened.net.clone(),
+            client: Client::new(parts.door.clone()),
+            caches: parts.caches.clone(),
+            clock: parts.clock.clone(),
+        })
+    });
+    futures::future::join4(kubelet, proxy, names, routes).await;
 }
 
 /// Ends every pod of a data folder and takes its namespaces, mounts, cgroups and links away; images and logs stay.
