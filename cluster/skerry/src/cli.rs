@@ -200,6 +200,9 @@ pub struct Agent {
     /// Address of this machine's Node; the one by which it reaches the server if not given.
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<std::net::Ipv4Addr>,
+    /// File with a secret that encrypts what the node remembers of its pods, Secrets among it; without, root can read it.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint_key_file: Option<PathBuf>,
 }
 
 /// Options of `skerry token`.

@@ -49,6 +49,14 @@ pub enum StartError {
         /// Which.
         path: PathBuf,
     },
+    /// The secret that encrypts what the node remembers.
+    #[error("failed to read the secret for checkpoints in {path}")]
+    CheckpointKey {
+        /// From which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The way to the API server.
     #[error("failed to prepare the way to the API server")]
     Door(#[source] client::DoorError),

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use base::{Clock, Rng};
 use client::https;
+use kubelet::checkpoint::Key;
 use sys::clock::SystemClock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,6 +34,7 @@ struct Settings {
     server: String,
     token: TokenSource,
     node: String,
+    checkpoint_key: Option<Key>,
 }
 
 /// Runs an agent until it is told to stop.
@@ -50,6 +52,7 @@ async fn serve(options: cli::Agent) -> Result<(), StartError> {
         server: options.server.trim_end_matches('/').to_owned(),
         token: TokenSource::new(options.token, options.token_file),
         node: options.node_name.unwrap_or_else(net::hostname),
+        checkpoint_key: options.checkpoint_key_file.as_deref().map(checkpoint_key).transpose()?,
     });
     let identity = Identity::open(&data.join("node"), &settings.node).map_err(StartError::Pki)?;
     let work = work(settings, identity, &data, options.node_ip, clock);
@@ -59,6 +62,13 @@ async fn serve(options: cli::Agent) -> Result<(), StartError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn checkpoint_key(path: &Path) -> Result<Key, StartError> {
+    let failed = |source| StartError::CheckpointKey { path: path.to_owned(), source };
+    let secret = std::fs::read(path).map_err(failed)?;
+    // What anybody could guess protects nothing, and would seem to.
+    Key::from_secret(&secret).ok_or_else(|| failed(std::io::Error::other("it is shorter than 16 bytes")))
 }
 
 /// Joins if need be, then runs the node for ever.
@@ -85,6 +95,7 @@ async fn work(
         door: door.clone(),
         caches,
         clock: clock.clone(),
+        checkpoint_key: settings.checkpoint_key.clone(),
         seed: Mutex::new(Rng::new(server::seed(&*clock))),
     });
     tracing::info!("running node {} of the cluster at {}", settings.node, settings.server);

@@ -96,6 +96,7 @@ fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartErro
         door: parts.door(&user, ["system:nodes"]),
         caches,
         clock: parts.clock.clone(),
+        checkpoint_key: None,
         seed: Mutex::new(parts.rng()),
     })
 }

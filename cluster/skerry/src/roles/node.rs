@@ -89,6 +89,8 @@ pub struct NodeParts {
     pub caches: Arc<Caches>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Encrypts what it remembers.
+    pub checkpoint_key: Option<kubelet::checkpoint::Key>,
     /// Where chance begins.
     pub seed: Mutex<Rng>,
 }
@@ -253,6 +255,7 @@ fn kubelet_options(parts: &NodeParts) -> kubelet::Options {
     options.checkpoints = parts.remembers.then(|| parts.data.join("kubelet/checkpoints"));
     options.cluster_dns = vec![IpAddr::V4(CLUSTER_DNS)];
     options.cluster_domain = CLUSTER_DOMAIN.to_owned();
+    options.checkpoint_key = parts.checkpoint_key.clone();
     options.machine = Machine::read(storage(&parts.data));
     options.runtime_version = format!("skerry://{}", api::VERSION.trim_start_matches('v'));
     options
