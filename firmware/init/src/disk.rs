@@ -3,7 +3,7 @@
 //! Start at [`find`].
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -76,47 +76,6 @@ fn whole_disks() -> Vec<PathBuf> {
         .collect();
     disks.sort();
     disks
-}
-
-/// A file or device as the ledger wants it.
-pub struct Device(pub File);
-
-impl embedded_io::ErrorType for Device {
-    type Error = Failure;
-}
-
-/// A failed reading or writing.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct Failure(#[from] pub io::Error);
-
-impl embedded_io::Error for Failure {
-    fn kind(&self) -> embedded_io::ErrorKind {
-        embedded_io::ErrorKind::Other
-    }
-}
-impl embedded_io::Read for Device {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, Failure> {
-        Ok(Read::read(&mut self.0, into)?)
-    }
-}
-impl embedded_io::Write for Device {
-    fn write(&mut self, from: &[u8]) -> Result<usize, Failure> {
-        Ok(io::Write::write(&mut self.0, from)?)
-    }
-    fn flush(&mut self) -> Result<(), Failure> {
-        Ok(self.0.sync_data()?)
-    }
-}
-impl embedded_io::Seek for Device {
-    fn seek(&mut self, to: embedded_io::SeekFrom) -> Result<u64, Failure> {
-        let to = match to {
-            embedded_io::SeekFrom::Start(at) => SeekFrom::Start(at),
-            embedded_io::SeekFrom::End(by) => SeekFrom::End(by),
-            embedded_io::SeekFrom::Current(by) => SeekFrom::Current(by),
-        };
-        Ok(Seek::seek(&mut self.0, to)?)
-    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
-use slots::Name;
+use slots::{Cause, Name};
 use sys::mapper::{self, Verity};
 
 use crate::console;
 use crate::disk::{self, Disk};
 use crate::facts::{Facts, of_command_line};
 use crate::phase::{Doing, Error, Phase, run_all};
+use crate::trial;
 use crate::watchdog::{EARLY_S, Watchdog};
 
 /// Says what the root is and where it lies; only the initramfs has it.
@@ -109,6 +110,10 @@ fn find_slot(early: &mut Early) -> Result<String, Error> {
     let disk = disk::find(number)?;
     let device = disk.partition(FIRST_SLOT + usize::from(slot == Name::B));
     let told = format!("{letter} on {}", device.display());
+    // A trial of which nothing more is heard from here on ended in PID 1.
+    if let Err(error) = trial::note(&disk.device, slot, Cause::InitCrash) {
+        console::say(format_args!("the ledger is not told that we came so far: {}", base::chain(&error)));
+    }
     (early.disk, early.device, early.slot) = (Some(disk), Some(device), Some(slot));
     Ok(told)
 }

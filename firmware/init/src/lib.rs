@@ -9,7 +9,8 @@
 //! * nothing is written but to the data partition, the ledger's two sectors and the partition table's fourth entry;
 //! * the root is read-only and every block of it verified.
 //!
-//! Not here: Kubernetes (a service like any other), updates, what is in the image (`image`).
+//! Not here: Kubernetes (a service like any other), what an update does (`update`, in a process of its own: [`updates`]), what
+//! is in the image (`image`).
 #![forbid(unsafe_code)]
 
 pub mod card;
@@ -29,4 +30,5 @@ pub mod power;
 pub mod root;
 pub mod supervise;
 pub mod trial;
+pub mod updates;
 pub mod watchdog;

@@ -10,12 +10,13 @@ use std::process::{ExitCode, id};
 use std::thread::sleep;
 use std::time::Duration;
 
-use init::{console, early, modprobe, power, root};
+use init::{console, early, modprobe, power, root, updates};
 
 const HELP: &str = "\
 PID 1 of a Skerry image.
 
 Usage: skerry-init keeper --socket PATH    holds containers' processes and their output
+       skerry-init update VERB             updates of this board; without a verb it tells which there are
        modprobe [-q] [--] NAME...          loads kernel modules with all they need
 
 As PID 1 it boots the machine and keeps the services of /etc/skerry/services running.
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     }
     match words.next() {
         Some(verb) if verb == "keeper" => exit_code(keeper::main(words)),
+        Some(verb) if verb == "update" => ExitCode::from(updates::main(words)),
         Some(verb) if verb == "--help" || verb == "-h" => {
             print!("{HELP}");
             ExitCode::SUCCESS

@@ -24,7 +24,7 @@ use crate::phase::{Doing, Error, Phase, run_all};
 use crate::power;
 use crate::supervise;
 use crate::watchdog::{BOOTING_S, GOING_DOWN_S, RUNNING_S, Watchdog};
-use crate::{card, clock, modprobe};
+use crate::{card, clock, modprobe, trial};
 
 const BOARD: &str = "/etc/skerry/board";
 const SERVICES: &str = "/etc/skerry/services";
@@ -47,6 +47,7 @@ pub const PHASES: &[Phase<Machine>] = &[
     Phase { name: "watchdog", must: false, run: watchdog },
     Phase { name: "data", must: false, run: open_data },
     Phase { name: "settings", must: false, run: read_settings },
+    Phase { name: "slots", must: false, run: slots_told },
     Phase { name: "clock", must: false, run: raise_clock },
     Phase { name: "loopback", must: false, run: |_| network::loopback() },
     Phase { name: "network", must: false, run: network_up },
@@ -258,6 +259,23 @@ fn machine_id() -> Result<(), Error> {
     }
     fs::copy(&kept, "/run/machine-id").doing("copy the machine's number")?;
     Ok(())
+}
+
+/// Leaves for the update service what we booted from, and notes of a trial before this start what only this start can know.
+fn slots_told(machine: &mut Machine) -> Result<String, Error> {
+    let (disk, slot) = (machine.disk.clone(), machine.slot);
+    fs::create_dir_all("/run/skerry").doing("make /run/skerry")?;
+    let healthy = machine.healthy.iter().map(|address| format!("healthy {address}\n"));
+    let facts = format!("disk {}\nslot {}\n{}", disk.display(), slot.letter(), healthy.collect::<String>());
+    fs::write(crate::updates::BOOTED, facts).doing(format_args!("write {}", crate::updates::BOOTED))?;
+    let bitten = machine.watchdog.as_ref().is_some_and(Watchdog::has_bitten);
+    let noted = bitten && trial::bitten(&disk, slot).map_err(|error| Error::Wrong(chain(&error).to_string()))?;
+    let after = match (bitten, noted) {
+        (true, true) => ", after a trial that the watchdog ended",
+        (true, false) => ", after the watchdog restarted the machine",
+        _ => "",
+    };
+    Ok(format!("{} on {}{after}", slot.letter(), disk.display()))
 }
 
 fn raise_clock(machine: &mut Machine) -> Result<String, Error> {

@@ -32,6 +32,7 @@ use smol::{Async, LocalExecutor, Timer};
 use sys::SystemClock;
 use sys::process::Exit;
 use sys::spawn::Spawn;
+use update::trial::Verdict;
 
 use crate::console::say;
 use crate::data::DATA;
@@ -39,7 +40,6 @@ use crate::facts::Service;
 use crate::network::Learnt;
 use crate::power::Down;
 use crate::root::Machine;
-use crate::trial::Verdict;
 use crate::watchdog::{RUNNING_S, Watchdog};
 use crate::{clock, ntp, trial};
 
@@ -453,30 +453,41 @@ async fn lament() {
     }
 }
 
-/// Confirms a slot on trial once what it is for works, and restarts the machine when that takes too long.
+/// Confirms a slot on trial once it has proved itself, and gives it up when that takes too long.
 async fn judge(healthy: String, disk: PathBuf, slot: slots::Name, orders: Rc<Orders>) {
     let began = Instant::now();
-    let on_trial = trial::is_on_trial(&disk, slot);
+    let (on_trial, terms) = (trial::is_on_trial(&disk, slot), trial::terms());
+    if on_trial {
+        let (checks, within) = (terms.before.join(", "), terms.within.as_secs());
+        say(format_args!("slot {} has {within} s to prove itself by: {checks}", slot.letter()));
+        insist("the ledger is not told that services run", || trial::note(&disk, slot, slots::Cause::Panic)).await;
+    }
     loop {
-        match trial::verdict(on_trial, trial::answers(&healthy), began.elapsed()) {
+        match trial::look(on_trial, &terms, &healthy, began.elapsed()) {
             Verdict::Wait => drop(Timer::after(LOOK_EVERY).await),
             Verdict::Healthy => break say(format_args!("healthy: {healthy} answers")),
-            Verdict::Confirm => break confirm(&healthy, &disk, slot).await,
-            Verdict::GiveUp => {
+            Verdict::Confirm => {
+                insist("the slot is not confirmed yet", || trial::confirm(&disk, slot)).await;
+                break say(format_args!("slot {} is confirmed", slot.letter()));
+            }
+            Verdict::GiveUp(cause) => {
                 let waited = began.elapsed().as_secs();
-                say(format_args!("slot {} is on trial, and {healthy} does not answer after {waited} s", slot.letter()));
+                say(format_args!("slot {} is given up after {waited} s: {}", slot.letter(), cause.told()));
+                if let Err(error) = trial::give_up(&disk, slot, cause) {
+                    say(format_args!("the ledger is not told, its tries end it: {}", base::chain(&error)));
+                }
                 break orders.give(Down::Restart);
             }
         }
     }
 }
 
-async fn confirm(healthy: &str, disk: &Path, slot: slots::Name) {
-    while let Err(error) = trial::confirm(disk, slot) {
-        say(format_args!("slot {} is not confirmed yet: {}", slot.letter(), base::chain(&error)));
+/// Does it until it works: a disk that fails now may answer later.
+async fn insist<T>(told: &str, mut work: impl FnMut() -> Result<T, update::Error>) {
+    while let Err(error) = work() {
+        say(format_args!("{told}: {}", base::chain(&error)));
         Timer::after(PAUSE_MAX).await;
     }
-    say(format_args!("slot {} is confirmed: {healthy} answers", slot.letter()));
 }
 
 #[cfg(test)]

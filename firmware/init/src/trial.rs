@@ -1,84 +1,73 @@
-//! A slot on trial is confirmed once what it is for works.
+//! The slot we run from, where it is on trial: how it is judged, and what is said of it before it can speak for itself.
 //!
-//! Start at [`verdict`] and [`confirm`]. What that is stands in `/etc/skerry/board` as `healthy`, an address that must answer.
+//! Start at [`look`]. What a trial is judged by was noted before the switch (`update`); `healthy` of `/etc/skerry/board`, an
+//! address that must answer, is the check that PID 1 makes itself.
+//!
+//! Until it is judged, the ledger names what ends it if nothing more is heard: a crash of PID 1 while it boots the machine,
+//! a panic once services run. The boot script has said "panic" before any of this.
 
-use std::fs::File;
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use slots::{Ledger, Move, Name, Slot, store};
+use bundle::message::Check;
+use slots::{Cause, Name, Slot};
+use update::medium::ledger;
+use update::notes::Notes;
+use update::trial::{API, Terms, Verdict, verdict};
+use update::{Device, Error, run, turn};
 
-use crate::disk::{Device, Failure};
-use crate::phase::Error;
-
-const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
-/// A slow board with a full cluster answers after a minute or two.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(600);
-
-/// What is to be done with the slot we run from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing yet.
-    Wait,
-    /// It works, and was no longer on trial.
-    Healthy,
-    /// It works: confirm it.
-    Confirm,
-    /// It had its time: restart, so that its tries are used up.
-    GiveUp,
-}
-
-/// Judges a slot after it ran for `ran`. Only one on trial is ever given up: behind the other one there is nothing.
-pub fn verdict(on_trial: bool, answers: bool, ran: Duration) -> Verdict {
-    match (on_trial, answers) {
-        (true, true) => Verdict::Confirm,
-        (false, true) => Verdict::Healthy,
-        (true, false) if ran >= HEALTHY_WITHIN => Verdict::GiveUp,
-        _ => Verdict::Wait,
-    }
-}
+/// What outlives a restart of an update.
+pub const NOTES: &str = "/data/init/update";
+/// What the node reported lately.
+pub const CHECKS: &str = "/run/skerry/checks";
 
 /// Whether `slot` is on trial; a ledger that cannot be read has none on trial.
 pub fn is_on_trial(disk: &Path, slot: Name) -> bool {
-    ledger(disk).is_ok_and(|ledger| matches!(ledger.slot(slot), Slot::Trying { .. }))
+    let ledger = Device::open(disk).and_then(|mut device| ledger(&mut device));
+    ledger.is_ok_and(|ledger| matches!(ledger.slot(slot), Slot::Trying { .. }))
 }
 
-/// The ledger of `disk`; a new one where none is valid.
-pub fn ledger(disk: &Path) -> Result<Ledger, Error> {
-    let mut device = open(disk)?;
-    Ok(store::load(&mut device).map_err(|failure| failed("read", disk, failure))?.unwrap_or_default())
+/// How the trial is judged.
+pub fn terms() -> Terms {
+    Notes::in_folder(Path::new(NOTES)).trial().map(|trial| trial.terms).unwrap_or_default()
 }
 
-/// Whether something answers at `address`.
-pub fn answers(address: &str) -> bool {
-    address.parse::<SocketAddr>().is_ok_and(|address| TcpStream::connect_timeout(&address, ANSWERS_WITHIN).is_ok())
+/// Judges the slot we run from as it is now.
+pub fn look(on_trial: bool, terms: &Terms, healthy: &str, ran: Duration) -> Verdict {
+    let mut checks = run::current(Path::new(CHECKS));
+    checks.push(Check { name: API.to_owned(), passes: run::answers(healthy) });
+    verdict(on_trial, terms, &checks, ran)
 }
 
 /// Confirms `slot` where it is on trial; tells whether it was.
 pub fn confirm(disk: &Path, slot: Name) -> Result<bool, Error> {
-    let before = ledger(disk)?;
-    if !matches!(before.slot(slot), Slot::Trying { .. }) {
+    turn::confirm(&mut Device::open(disk)?, slot)
+}
+
+/// Gives `slot` up where it is on trial.
+pub fn give_up(disk: &Path, slot: Name, cause: Cause) -> Result<bool, Error> {
+    turn::reject(&mut Device::open(disk)?, slot, cause)
+}
+
+/// Notes what ends the trial of `slot` if nothing more is heard.
+pub fn note(disk: &Path, slot: Name, cause: Cause) -> Result<(), Error> {
+    turn::note(&mut Device::open(disk)?, slot, cause)
+}
+
+/// Says of a trial that was on before this start that the watchdog ended it.
+pub fn bitten(disk: &Path, slot: Name) -> Result<bool, Error> {
+    // Without a note there was no trial lately: the watchdog bit something else.
+    if Notes::in_folder(Path::new(NOTES)).trial().is_none() {
         return Ok(false);
     }
-    let after = before.apply(slot, Move::Confirm).map_err(|refused| Error::Wrong(refused.to_string()))?;
-    let mut device = open(disk)?;
-    store::save(&mut device, &after).map_err(|failure| failed("write", disk, failure))?;
-    Ok(true)
-}
-
-fn open(disk: &Path) -> Result<Device, Error> {
-    let file = File::options().read(true).write(true).open(disk);
-    file.map(Device).map_err(|source| Error::Io { doing: format!("open {}", disk.display()), source })
-}
-
-fn failed(verb: &str, disk: &Path, failure: Failure) -> Error {
-    Error::Io { doing: format!("{verb} the ledger on {}", disk.display()), source: failure.0 }
+    turn::bitten(&mut Device::open(disk)?, slot)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use slots::{Ledger, Move};
+    use update::medium::keep;
 
     #[test]
     fn a_slot_on_trial_is_confirmed_once() {
@@ -88,29 +77,22 @@ mod tests {
         assert!(!is_on_trial(&disk, Name::A));
         assert!(!confirm(&disk, Name::A).unwrap());
         let trying = Ledger::new().apply(Name::B, Move::Stage).unwrap().apply(Name::B, Move::Try { tries: 3 }).unwrap();
-        store::save(&mut open(&disk).unwrap(), &trying).unwrap();
+        keep(&mut Device::open(&disk).unwrap(), &trying).unwrap();
         assert!(is_on_trial(&disk, Name::B));
+        note(&disk, Name::B, Cause::InitCrash).unwrap();
+        assert_eq!(ledger(&mut Device::open(&disk).unwrap()).unwrap().cause, Cause::InitCrash);
         assert!(confirm(&disk, Name::B).unwrap());
-        assert_eq!(ledger(&disk).unwrap().active, Name::B);
+        assert_eq!(ledger(&mut Device::open(&disk).unwrap()).unwrap().active, Name::B);
         assert!(!confirm(&disk, Name::B).unwrap());
     }
 
-    fn check(on_trial: bool, answers: bool, ran_s: u64, expected: Verdict) {
-        assert_eq!(verdict(on_trial, answers, Duration::from_secs(ran_s)), expected);
-    }
-
     #[test]
-    fn a_trial_ends_by_an_answer_or_by_time() {
-        check(true, false, 0, Verdict::Wait);
-        check(true, false, 599, Verdict::Wait);
-        check(true, false, 600, Verdict::GiveUp);
-        check(true, true, 700, Verdict::Confirm);
-    }
-
-    #[test]
-    fn a_slot_that_worked_before_is_never_given_up() {
-        check(false, false, 1 << 20, Verdict::Wait);
-        check(false, true, 1, Verdict::Healthy);
+    fn an_address_where_nobody_listens_waits_for_its_time() {
+        let terms = Terms { before: vec![API.to_owned()], within: Duration::from_secs(5) };
+        let nobody = "127.0.0.1:1";
+        assert_eq!(look(true, &terms, nobody, Duration::from_secs(4)), Verdict::Wait);
+        assert_eq!(look(true, &terms, nobody, Duration::from_secs(5)), Verdict::GiveUp(Cause::ApiNeverReady));
+        assert_eq!(look(false, &terms, nobody, Duration::from_secs(5)), Verdict::Wait);
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Watchdog {
         Duration::from_secs(seconds.into())
     }
 
+    /// Whether it was a watchdog that restarted the machine, as far as the chip remembers.
+    pub fn has_bitten(&self) -> bool {
+        sys::disk::watchdog_has_bitten(&self.device).unwrap_or(false)
+    }
+
     /// A sign of life.
     pub fn feed(&self) {
         let _bites_if_broken = (&*self.device).write_all(b"1");

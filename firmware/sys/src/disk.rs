@@ -13,6 +13,8 @@ const BLKPG: libc::c_ulong = 0x1269;
 const BLKPG_RESIZE_PARTITION: i32 = 3;
 const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 const WDIOC_SETTIMEOUT: libc::c_ulong = 0xc004_5706;
+const WDIOC_GETBOOTSTATUS: libc::c_ulong = 0x8004_5702;
+const WDIOF_CARDRESET: i32 = 0x20;
 
 /// The kernel's `struct blkpg_partition`.
 #[repr(C)]
@@ -64,6 +66,14 @@ pub fn watchdog_timeout(watchdog: &File, seconds: u32) -> io::Result<u32> {
     Ok(timeout as u32)
 }
 
+/// Whether a watchdog restarted the machine; not every chip remembers.
+pub fn watchdog_has_bitten(watchdog: &File) -> io::Result<bool> {
+    let mut status = 0i32;
+    // SAFETY: the kernel writes four bytes, to `status`, which outlives the call.
+    check(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_GETBOOTSTATUS as _, &raw mut status) })?;
+    Ok(status & WDIOF_CARDRESET != 0)
+}
+
 fn check(answer: libc::c_int) -> io::Result<()> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -76,6 +86,7 @@ mod tests {
     fn a_plain_file_is_not_a_disk() {
         let file = File::open("/proc/self/exe").unwrap();
         assert_eq!(bytes(&file).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(watchdog_has_bitten(&file).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
         assert_eq!(watchdog_timeout(&file, 10).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
     }
 }

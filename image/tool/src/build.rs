@@ -182,6 +182,7 @@ fn root(
     root.text("etc/os-release", format!("ID=skerry\nNAME=Skerry\nPRETTY_NAME=\"Skerry on {}\"\n", board.summary));
     root.text("etc/skerry/board", board_facts(board));
     root.text("etc/skerry/services", SERVICES);
+    root.text("etc/skerry/update-keys", tree.trusted.as_str());
     root.text("etc/skerry/published", PUBLISHED);
     root.text("etc/ssl/certs/ca-certificates.crt", certificates(&packages["ca-certificates"].1)?);
     let folder = format!("lib/modules/{}", modules.release);
@@ -201,6 +202,7 @@ fn root(
 /// What PID 1 keeps running.
 const SERVICES: &str = "\
 # name, role where it is for one only, environment, program, arguments; [ ] where a setting says so
+update /sbin/skerry-init update serve
 keeper /sbin/skerry-init keeper --socket /run/keeper.sock --held
 server role=server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443 [ --token-file {token_file} ] [ --node-ip {node_ip} ]
 agent role=agent SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry agent --data-dir /data/skerry --server {server} [ --token-file {token_file} ] [ --node-ip {node_ip} ]
@@ -340,6 +342,7 @@ fn write_disk(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked
     }
     // Last, as an update does it: a slot without its first sector is no slot.
     put(disk, slot, &mut &layout.contents.encode()[..])?;
+    crate::bundle::put_head(board, layout, &paths.disk)?;
     disk.sync_all().doing("write the disk")
 }
 

@@ -74,7 +74,9 @@ pub struct Layout {
 /// Decides what lies where.
 pub fn plan(board: &Board, artifacts: &Artifacts) -> Result<Layout> {
     let contents = contents(artifacts);
-    let (used, room) = (contents.hashes.at + contents.hashes.sectors, board.slot_mib * MIB);
+    // The end of a slot says what is in it.
+    let head = bundle::head::ROOM / SECTOR;
+    let (used, room) = (contents.hashes.at + contents.hashes.sectors + head, board.slot_mib * MIB);
     if used > room {
         return Err(wrong(format_args!(
             "the image for {} takes {} MiB, and its slots hold {} (disk.slot_mib)",
@@ -205,6 +207,6 @@ in a slot
     fn an_image_too_large_for_its_slot_is_refused_with_numbers() {
         let artifacts = Artifacts { root: 600 << 20, ..Artifacts::example() };
         let error = plan(&board(), &artifacts).unwrap_err().to_string();
-        assert_eq!(error, "the image for qemu-arm64 takes 646 MiB, and its slots hold 512 (disk.slot_mib)");
+        assert_eq!(error, "the image for qemu-arm64 takes 647 MiB, and its slots hold 512 (disk.slot_mib)");
     }
 }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod bundle;
 pub mod cpio;
 pub mod cross;
 pub mod device;
@@ -42,6 +43,8 @@ pub struct Tree {
     pub top: PathBuf,
     /// What is made.
     pub build: PathBuf,
+    /// The public keys whose updates the images made here trust, one a line.
+    pub trusted: String,
 }
 
 impl Tree {
@@ -49,7 +52,7 @@ impl Tree {
     pub fn ours() -> Tree {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let top = top.canonicalize().unwrap_or(top);
-        Tree { build: top.join("build"), top }
+        Tree { build: top.join("build"), top, trusted: String::new() }
     }
 
     /// Where boards are described.

@@ -4,18 +4,19 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use base::chain;
 use board::Board;
 use clap::{Parser, Subcommand};
 use image::build::Image;
+use image::bundle::{About, CONFIRM_WITHIN_S, SECURITY_EPOCH};
 use image::error::{Doing, Result, wrong};
 use image::flash::Said;
 use image::qemu::Way;
 use image::up::{Wanted, down, up};
-use image::{Tree, build, cross, device, external, flash, host, packages, parts, shell};
+use image::{Tree, build, bundle, cross, device, external, flash, host, packages, parts, shell};
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -60,6 +61,42 @@ enum Verb {
     Flash(Box<Flash>),
     /// Writes what Buildroot and Yocto are told of the boards anew
     External,
+    /// Makes a pair of keys: one that signs updates, and beside it, named .pub, the one that boards trust
+    Key {
+        /// The secret key to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Builds an image for a board and makes it one signed file to update boards with
+    Bundle {
+        /// The board
+        #[arg(long)]
+        board: String,
+        /// The secret key that signs it, of `image key`
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The bundle to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Its version [default: the release and a checksum]
+        #[arg(long)]
+        version: Option<String>,
+        /// Its security epoch: boards that reached a higher one refuse it
+        #[arg(long, default_value_t = SECURITY_EPOCH)]
+        security_epoch: u32,
+        /// It must have proved itself so many seconds after it started, or the board returns to what it ran before
+        #[arg(long, default_value_t = CONFIRM_WITHIN_S, value_name = "SECONDS")]
+        confirm_within: u32,
+        /// A file of public keys that boards with this image trust [default: that of the key]
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        /// A folder with `skerry` and `skerry-init` for the board, instead of building them
+        #[arg(long, value_name = "FOLDER")]
+        binaries: Option<PathBuf>,
+        /// A folder of container images to put into the root
+        #[arg(long, value_name = "FOLDER")]
+        images: Option<PathBuf>,
+    },
     /// Shows the Debian packages in use, or renews them
     Lock {
         /// Pin what Debian has now
@@ -94,6 +131,9 @@ struct Build {
     /// Also write the disk in parts, and a genimage.cfg that puts them together
     #[arg(long, value_name = "FOLDER")]
     parts: Option<PathBuf>,
+    /// A file of public keys whose updates the board takes; without one it takes those of its settings alone
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// The folder to work in [default: build, in the repository]
     #[arg(long, value_name = "FOLDER")]
     build_folder: Option<PathBuf>,
@@ -184,7 +224,7 @@ impl Flash {
 }
 
 fn main() -> ExitCode {
-    let tree = Tree::ours();
+    let mut tree = Tree::ours();
     let outcome = match Words::parse().verb {
         Verb::Up { board, fresh, direct, binaries, images, kubeconfig } => {
             let way = if direct { Way::Direct } else { Way::Loader };
@@ -193,7 +233,14 @@ fn main() -> ExitCode {
         Verb::Down { board } => {
             down(&tree, &board).map(|ran| println!("{}", if ran { "it is off" } else { "it was off" }))
         }
-        Verb::Build(words) => build_one(&tree, &words),
+        Verb::Build(words) => trusting(&mut tree, words.trust.as_deref()).and_then(|()| build_one(&tree, &words)),
+        Verb::Key { out } => bundle::key(&out).map(|public| println!("{}", public.display())),
+        Verb::Bundle { board, key, out, version, security_epoch, confirm_within, trust, binaries, images } => {
+            let about = About { version, security_epoch, confirm_within_s: confirm_within };
+            let trust = trust.unwrap_or_else(|| format!("{}.pub", key.display()).into());
+            trusting(&mut tree, Some(&trust))
+                .and_then(|()| bundle_one(&tree, &board, &about, &key, &out, binaries, images))
+        }
         Verb::Flash(wanted) => flash_one(&tree, &wanted),
         Verb::External => write_external(&tree),
         Verb::Lock { update } => lock(&tree, update),
@@ -286,6 +333,33 @@ fn write_external(tree: &Tree) -> Result<()> {
         std::fs::write(tree.top.join(&path), text).doing(format_args!("write {path}"))?;
         println!("{path}");
     }
+    Ok(())
+}
+
+/// What is built from here on trusts the keys in `file`.
+fn trusting(tree: &mut Tree, file: Option<&Path>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = std::fs::read_to_string(file).doing(format_args!("read {}", file.display()))?;
+    ::bundle::trusted(&text).map_err(|error| wrong(format_args!("{}: {error}", file.display())))?;
+    tree.trusted = text;
+    Ok(())
+}
+
+fn bundle_one(
+    tree: &Tree,
+    board: &str,
+    about: &About,
+    key: &Path,
+    out: &Path,
+    binaries: Option<PathBuf>,
+    images: Option<PathBuf>,
+) -> Result<()> {
+    let board = board::read(&tree.boards(), board)?;
+    host::prepare(tree)?;
+    let binaries = cross::build(tree, binaries.as_deref())?;
+    let image = build::build(tree, &board, &binaries, images.as_deref())?;
+    let digest = bundle::make(&board, &image.layout, &image.disk, about, key, out)?;
+    println!("{} ({digest})", out.display());
     Ok(())
 }
 

@@ -59,10 +59,12 @@ if test \"${{trying}}\" != none; then
   if test \"${{tries}}\" != 0; then
     setexpr tries ${{tries}} - 1
     setenv slot ${{trying}}
+    setenv cause panic
     echo skerry: slot ${{slot}} on trial, 0x${{tries}} tries left
   else
     echo skerry: slot ${{trying}} used up its tries, returning to ${{active}}
-    setenv trying none; setenv cause tries
+    setenv trying none
+    if test ${{cause}} = none; then setenv cause tries; fi
   fi
   setexpr seq ${{seq}} + 1
   env export -c -s 200 ${{mem}} ${{vars}}

@@ -30,6 +30,14 @@ const SECTORS_WRITTEN: &str = "cat /sys/block/vda/stat";
 /// Times of all processors since the boot, in hundredths of a second: user, nice, system, idle, …
 const PROCESSOR: &str = "head -n 1 /proc/stat";
 
+/// The fields of user and system time of the update service.
+const UPDATE_SERVICE: &str = r#"
+for process in /proc/[0-9]*; do
+    if tr '\0' ' ' <$process/cmdline | grep -q '^/sbin/skerry-init update serve'; then
+        cut -d ' ' -f 14,15 $process/stat
+    fi
+done"#;
+
 /// A pod that looks.
 pub struct Inside(User);
 
@@ -97,6 +105,17 @@ impl Inside {
         let times: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         // Idle and waiting for the disk are the fourth and the fifth.
         times.iter().enumerate().filter(|(index, _)| ![3, 4].contains(index)).map(|(_, time)| time).sum()
+    }
+
+    /// The hundredths of a second that the update service has spent on a processor.
+    pub fn update_service_busy(&self) -> u64 {
+        self.says(UPDATE_SERVICE).split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum()
+    }
+
+    /// Runs a verb of `skerry-init update`, as somebody who stands before the board; whether it worked, and what it said.
+    pub fn update(&self, words: &[&str]) -> (bool, String) {
+        let program = ["exec", "inside", "--", "chroot", "/proc/1/root", "/sbin/skerry-init", "update"];
+        self.0.kubectl_words(&[&program[..], words].concat())
     }
 
     fn says(&self, script: &str) -> String {

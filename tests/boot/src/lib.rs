@@ -16,6 +16,7 @@ mod asked;
 mod bare;
 pub mod figures;
 pub mod inside;
+pub mod updates;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -30,7 +31,7 @@ use image::build::Image;
 use image::cross::Binaries;
 use image::qemu::{Files, Machine, Way, command_line};
 use image::up::{Place, boot_number, handed_out, kubectl, put_image, ready_node, write_kubeconfig};
-use slots::{Extent, Ledger, Move, Name, sector};
+use slots::{Ledger, Move, Name, sector};
 
 /// Emulated, on two busy cores.
 const WITHIN: Duration = Duration::from_secs(150);
@@ -56,12 +57,17 @@ pub struct Bench {
 impl Bench {
     /// The image of `board` on a fresh disk. Builds what is not built; `SKERRY_BINARIES` names a folder to take the binaries from.
     pub fn new(board: &str, name: &str, port: u16) -> Bench {
+        Bench::with(&Tree::ours(), board, name, port, |_| {})
+    }
+
+    /// The same, with a board that is changed first, and made in `tree`.
+    pub fn with(tree: &Tree, board: &str, name: &str, port: u16, change: impl FnOnce(&mut Board)) -> Bench {
         let turn = turn();
-        let tree = Tree::ours();
-        let (board, binaries) = board_and_binaries(&tree, board);
-        let images = image::up::test_images(&tree).expect("the test images are made");
-        let image = image::build::build(&tree, &board, &binaries, Some(&images)).expect("the image builds");
-        let place = Place::named(&tree, name);
+        let (mut board, binaries) = board_and_binaries(tree, board);
+        change(&mut board);
+        let images = image::up::test_images(tree).expect("the test images are made");
+        let image = image::build::build(tree, &board, &binaries, Some(&images)).expect("the image builds");
+        let place = Place::named(tree, name);
         let kubeconfig = place.files.disk.with_file_name("kubeconfig");
         if let Some(left_over) = Machine::running(&place.files) {
             left_over.cut_power().expect("a machine left over ends");
@@ -134,12 +140,7 @@ impl Bench {
     /// Reads from the disk of a machine that is off, `sectors` from sector `at` on.
     pub fn read(&self, at: u64, sectors: u64) -> Vec<u8> {
         assert!(self.machine.is_none(), "the machine is off");
-        let mut disk = open(&self.files().disk);
-        let mut bytes = vec![0; usize::try_from(sectors * SECTOR).expect("it fits in memory")];
-        disk.seek(SeekFrom::Start(at * SECTOR))
-            .and_then(|_| disk.read_exact(&mut bytes))
-            .expect("the disk can be read");
-        bytes
+        read_sectors(&self.files().disk, at, sectors)
     }
 
     /// Writes to the disk of a machine that is off, from sector `at` on.
@@ -151,17 +152,7 @@ impl Bench {
 
     /// Copies slot a into slot b, as an update would fill it, with `more` after the initramfs, and puts b on trial.
     pub fn try_copy(&self, more: &[u8], tries: u8) {
-        let mut contents = self.image.layout.contents;
-        let end = contents.hashes.at + contents.hashes.sectors;
-        let mut slot = self.read(self.start_of("slot a"), end);
-        let initramfs = contents.initramfs.at * SECTOR;
-        let initramfs = usize::try_from(initramfs).expect("small")
-            ..usize::try_from(initramfs + contents.initramfs_bytes).expect("small");
-        let longer = [&slot[initramfs], more].concat();
-        contents.initramfs_bytes = longer.len() as u64;
-        contents.initramfs = Extent { at: end, sectors: contents.initramfs_bytes.div_ceil(SECTOR) };
-        slot.extend(longer);
-        slot[..slots::sector::BYTES].copy_from_slice(&contents.encode());
+        let (_, slot) = self.slot_image(more);
         self.write(self.start_of("slot b"), &slot);
         let staged = Ledger::new().apply(Name::B, Move::Stage);
         let trial = staged.and_then(|ledger| ledger.apply(Name::B, Move::Try { tries })).expect("it can be tried");
@@ -189,6 +180,11 @@ impl Bench {
     /// Where the root begins in a slot, in sectors.
     pub fn root_in_slot(&self) -> u64 {
         self.image.layout.contents.root.at
+    }
+
+    /// Gives what comes from here on its time: what was waited for until now is forgotten.
+    pub fn begin_anew(&mut self) {
+        self.started = Instant::now();
     }
 
     /// Waits until `done`; what does not come in time fails with the console's last lines.
@@ -230,6 +226,13 @@ pub fn board_and_binaries(tree: &Tree, board: &str) -> (Board, Binaries) {
     let board = board::read(&tree.boards(), board).expect("the board is described");
     let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
     (board, image::cross::build(tree, given.as_deref()).expect("the binaries build"))
+}
+
+fn read_sectors(disk: &Path, at: u64, sectors: u64) -> Vec<u8> {
+    let mut disk = open(disk);
+    let mut bytes = vec![0; usize::try_from(sectors * SECTOR).expect("it fits in memory")];
+    disk.seek(SeekFrom::Start(at * SECTOR)).and_then(|_| disk.read_exact(&mut bytes)).expect("the disk can be read");
+    bytes
 }
 
 fn open(disk: &Path) -> File {
