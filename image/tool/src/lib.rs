@@ -19,6 +19,7 @@ pub mod device;
 pub mod error;
 pub mod external;
 pub mod flash;
+pub mod fleet;
 pub mod host;
 pub mod kernel;
 pub mod layout;

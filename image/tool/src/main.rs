@@ -33,6 +33,9 @@ enum Verb {
         /// The board to play
         #[arg(long, default_value = "qemu-arm64")]
         board: String,
+        /// So many boards: a server and agents that join it, from cards flashed for each, on one cable
+        #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        boards: u8,
         /// Begin with an empty data partition
         #[arg(long)]
         fresh: bool,
@@ -49,7 +52,7 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
     },
-    /// Switches the machine of `up` off; its data stays
+    /// Switches the machines of `up` off; their data stays
     Down {
         /// The board it plays
         #[arg(long, default_value = "qemu-arm64")]
@@ -226,12 +229,12 @@ impl Flash {
 fn main() -> ExitCode {
     let mut tree = Tree::ours();
     let outcome = match Words::parse().verb {
-        Verb::Up { board, fresh, direct, binaries, images, kubeconfig } => {
+        Verb::Up { board, boards, fresh, direct, binaries, images, kubeconfig } => {
             let way = if direct { Way::Direct } else { Way::Loader };
-            up(&tree, &Wanted { board, fresh, way, binaries, images, kubeconfig })
+            up(&tree, &Wanted { board, boards, fresh, way, binaries, images, kubeconfig })
         }
         Verb::Down { board } => {
-            down(&tree, &board).map(|ran| println!("{}", if ran { "it is off" } else { "it was off" }))
+            down(&tree, &board).map(|ran| println!("{}", if ran > 0 { "it is off" } else { "it was off" }))
         }
         Verb::Build(words) => trusting(&mut tree, words.trust.as_deref()).and_then(|()| build_one(&tree, &words)),
         Verb::Key { out } => bundle::key(&out).map(|public| println!("{}", public.display())),

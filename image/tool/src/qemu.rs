@@ -60,8 +60,38 @@ impl Files {
     }
 }
 
+/// What a machine is connected to, beside the world by QEMU's own network.
+#[derive(Clone, Debug, Default)]
+pub struct Wires {
+    /// The port of this machine that leads to the API in it.
+    pub api_port: Option<u16>,
+    /// A cable between machines, as a second network card.
+    pub lan: Option<Lan>,
+}
+
+impl Wires {
+    /// A machine alone.
+    pub fn alone(api_port: u16) -> Wires {
+        Wires { api_port: Some(api_port), lan: None }
+    }
+
+    fn first_card(&self) -> String {
+        let forward = self.api_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:6443"));
+        format!("-netdev user,id=net{}", forward.unwrap_or_default())
+    }
+}
+
+/// A cable between machines: what one sends, all others with the same number hear. It stays on this machine's loopback.
+#[derive(Clone, Copy, Debug)]
+pub struct Lan {
+    /// The cable's number, a port that nobody else uses.
+    pub number: u16,
+    /// The machine's own number on it.
+    pub station: u8,
+}
+
 /// The words after `qemu-system-aarch64`.
-pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, way: Way) -> Result<Vec<String>> {
+pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, way: Way) -> Result<Vec<String>> {
     let qemu = board.qemu.as_ref().ok_or_else(|| wrong(format_args!("QEMU does not play the board {}", board.name)))?;
     let mut words: Vec<String> = Vec::new();
     let mut add = |line: &str| words.extend(line.split(' ').map(str::to_owned));
@@ -71,9 +101,11 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, 
         add(&format!("-nodefaults -serial file:{}", files.console.display()));
         add(&format!("-drive file={},if=none,id=disk,format=raw,cache=writeback", files.disk.display()));
         add("-device virtio-blk-pci,drive=disk");
-        add(&format!(
-            "-netdev user,id=net,hostfwd=tcp:127.0.0.1:{api_port}-:6443 -device virtio-net-pci,netdev=net,romfile="
-        ));
+        add(&format!("{} -device virtio-net-pci,netdev=net,romfile=", wires.first_card()));
+        if let Some(Lan { number, station }) = wires.lan {
+            add(&format!("-netdev socket,id=lan,mcast=230.0.0.77:{number},localaddr=127.0.0.1"));
+            add(&format!("-device virtio-net-pci,netdev=lan,mac=52:54:00:5e:77:{station:02x},romfile="));
+        }
         add("-device virtio-serial-pci");
         add(&format!("-chardev file,id=kubeconfig,path={}", files.kubeconfig.display()));
         add(&format!("-device virtserialport,chardev=kubeconfig,name={KUBECONFIG_PORT}"));
@@ -83,7 +115,7 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, api_port: u16, 
         // The Raspberry Pi's console is its second serial port.
         add(&format!("-serial null -serial file:{}", files.console.display()));
         add(&format!("-drive file={},if=sd,format=raw", files.disk.display()));
-        add(&format!("-netdev user,id=net,hostfwd=tcp:127.0.0.1:{api_port}-:6443 -device usb-net,netdev=net"));
+        add(&format!("{} -device usb-net,netdev=net", wires.first_card()));
     }
     words.extend(qemu.devices.iter().cloned());
     match way {
@@ -187,7 +219,8 @@ mod tests {
             inputs: String::new(),
             reused: false,
         };
-        let words = command_line(&board, &image, &Files::in_folder(Path::new("/machine")), 6443, way).unwrap();
+        let words =
+            command_line(&board, &image, &Files::in_folder(Path::new("/machine")), &Wires::alone(6443), way).unwrap();
         assert_eq!(words.windows(2).any(|pair| pair == ["-dtb", "tree"]), expected, "{words:?}");
     }
 

@@ -16,13 +16,13 @@ use crate::build::{self, Image};
 use crate::error::{Doing, Result, wrong};
 use crate::host::{self, folder};
 use crate::layout::SECTOR;
-use crate::qemu::{Files, Machine, Way, command_line};
+use crate::qemu::{Files, Machine, Way, Wires, command_line};
 use crate::shell::{cargo, run};
-use crate::{Tree, cross};
+use crate::{Tree, cross, fleet};
 
 /// Emulated and on a busy machine, a first boot takes a minute; more means that something is broken.
-const READY_WITHIN: Duration = Duration::from_secs(300);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(300);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 const FIRST_PORT: u16 = 6443;
 /// Lines of the console told when a machine does not become ready.
 const LINES_TOLD: usize = 30;
@@ -32,6 +32,8 @@ const LINES_TOLD: usize = 30;
 pub struct Wanted {
     /// The board.
     pub board: String,
+    /// So many of them: one alone, or a server and its agents on one cable.
+    pub boards: u8,
     /// Begin with an empty data partition.
     pub fresh: bool,
     /// How it is booted.
@@ -56,12 +58,16 @@ pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
     tell(began, &format!("assembling the image for {}", board.name));
     let image = build::build(tree, &board, &binaries, Some(&images))?;
     tell(began, if image.reused { "the image is as it was" } else { "the image is made" });
-    let place = Place::of(tree, &board);
-    let (machine, port) = start(&board, &image, &place, wanted)?;
-    tell(began, &format!("QEMU runs as process {}; its console is {}", machine.pid(), shown(&place.files.console)));
     let kubeconfig = wanted.kubeconfig.clone().unwrap_or_else(|| tree.build.join("kubeconfig"));
-    let node = wait_for_ready(&machine, &place, port, &kubeconfig, began)?;
-    tell(began, &format!("node {node} is Ready"));
+    if wanted.boards > 1 {
+        fleet::up(tree, &board, &image, wanted, &kubeconfig, began)?;
+    } else {
+        let place = Place::of(tree, &board);
+        let (machine, port) = start(&board, &image, &place, wanted)?;
+        tell(began, &format!("QEMU runs as process {}; its console is {}", machine.pid(), shown(&place.files.console)));
+        let node = wait_for_ready(&machine, &place, port, &kubeconfig, began)?;
+        tell(began, &format!("node {node} is Ready"));
+    }
     let file = shown(&kubeconfig);
     println!("\nThree lines to try:\n");
     println!("    kubectl --kubeconfig {file} get nodes -o wide");
@@ -95,21 +101,23 @@ fn is_newer(file: &Path, sources: &Path) -> bool {
     all.filter_map(|path| date(&path)).all(|changed| changed < made)
 }
 
-/// Switches the machine of a board off; tells whether one ran.
-pub fn down(tree: &Tree, board: &str) -> Result<bool> {
+/// Switches the machines of a board off, the one alone and those on a cable; tells how many ran.
+pub fn down(tree: &Tree, board: &str) -> Result<usize> {
     let board = board::read(&tree.boards(), board)?;
-    match Machine::running(&Place::of(tree, &board).files) {
-        Some(machine) => machine.shut_down().map(|()| true),
-        None => Ok(false),
-    }
+    let places = [Place::of(tree, &board)].into_iter().chain(fleet::places(tree, &board, u8::MAX));
+    let running: Vec<Machine> = places.filter_map(|place| Machine::running(&place.files)).collect();
+    let count = running.len();
+    // Agents first: a server that is gone is nothing they must notice.
+    running.into_iter().rev().try_for_each(Machine::shut_down)?;
+    Ok(count)
 }
 
 /// Where a board's machine lives.
 pub struct Place {
     /// Its files.
     pub files: Files,
-    inputs: PathBuf,
-    port: PathBuf,
+    pub(crate) inputs: PathBuf,
+    pub(crate) port: PathBuf,
 }
 
 impl Place {
@@ -138,11 +146,11 @@ fn start(board: &Board, image: &Image, place: &Place, wanted: &Wanted) -> Result
     }
     let port = free_port()?;
     fs::write(&place.port, port.to_string()).doing("note the port")?;
-    let words = command_line(board, image, &place.files, port, wanted.way)?;
+    let words = command_line(board, image, &place.files, &Wires::alone(port), wanted.way)?;
     Ok((Machine::start(&place.files, &words)?, port))
 }
 
-fn known_port(place: &Place) -> Result<u16> {
+pub(crate) fn known_port(place: &Place) -> Result<u16> {
     let text = fs::read_to_string(&place.port).doing("read the machine's port")?;
     text.trim().parse().map_err(|_| wrong(format_args!("{} holds no port", place.port.display())))
 }
@@ -164,7 +172,7 @@ pub fn put_image(board: &Board, image: &Image, place: &Place, fresh: bool) -> Re
 }
 
 /// Everything before the data partition but the partition table, whose last entry has grown.
-fn copy_without_data(image: &Image, disk: &Path) -> Result<()> {
+pub(crate) fn copy_without_data(image: &Image, disk: &Path) -> Result<()> {
     let mut from = File::open(&image.disk).doing(format_args!("open {}", image.disk.display()))?;
     let mut into = File::options().write(true).open(disk).doing(format_args!("open {}", disk.display()))?;
     let mut left = (image.layout.part("data").at - 1) * SECTOR;
@@ -182,7 +190,7 @@ fn copy_without_data(image: &Image, disk: &Path) -> Result<()> {
 }
 
 /// Kubernetes' usual port, or the next one that is free.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     (FIRST_PORT..FIRST_PORT + 100).find(free).ok_or_else(|| wrong("no port between 6443 and 6542 is free"))
 }
@@ -264,7 +272,7 @@ fn ready_in(line: &str, boot: &str) -> Option<String> {
 }
 
 /// Repeats what PID 1 said since; gives back how much of the console is heard.
-fn repeat_console(console: &Path, heard: usize, began: Instant) -> usize {
+pub(crate) fn repeat_console(console: &Path, heard: usize, began: Instant) -> usize {
     let bytes = fs::read(console).unwrap_or_default();
     let new = bytes.get(heard..).unwrap_or_default();
     let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -276,7 +284,7 @@ fn repeat_console(console: &Path, heard: usize, began: Instant) -> usize {
     heard + whole
 }
 
-fn last_lines(console: &Path) -> String {
+pub(crate) fn last_lines(console: &Path) -> String {
     let bytes = fs::read(console).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let lines: Vec<&str> = text.lines().collect();
@@ -284,14 +292,14 @@ fn last_lines(console: &Path) -> String {
 }
 
 /// A line of progress with the seconds since the beginning.
-fn tell(began: Instant, what: &str) {
+pub(crate) fn tell(began: Instant, what: &str) {
     let seconds = began.elapsed().as_secs_f32();
     let (dim, plain) = if stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     eprintln!("{dim}{seconds:7.1} s{plain}  {what}");
 }
 
 /// A path as short as it can be said from here.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
 }

@@ -29,7 +29,8 @@ use board::Board;
 use image::Tree;
 use image::build::Image;
 use image::cross::Binaries;
-use image::qemu::{Files, Machine, Way, command_line};
+use image::qemu::{Files, Machine, Way, Wires, command_line};
+use image::shell::{run, tool};
 use image::up::{Place, boot_number, handed_out, kubectl, put_image, ready_node, write_kubeconfig};
 use slots::{Ledger, Move, Name, sector};
 
@@ -79,7 +80,8 @@ impl Bench {
 
     /// Switches the machine on.
     pub fn boot(&mut self, way: Way) {
-        let words = command_line(&self.board, &self.image, self.files(), self.port, way).expect("QEMU plays the board");
+        let wires = Wires::alone(self.port);
+        let words = command_line(&self.board, &self.image, self.files(), &wires, way).expect("QEMU plays the board");
         self.started = Instant::now();
         self.machine = Some(Machine::start(self.files(), &words).expect("QEMU starts"));
     }
@@ -148,6 +150,28 @@ impl Bench {
         assert!(self.machine.is_none(), "the machine is off");
         let mut disk = open(&self.files().disk);
         disk.seek(SeekFrom::Start(at * SECTOR)).and_then(|_| disk.write_all(bytes)).expect("the disk can be written");
+    }
+
+    /// Writes the settings of a machine that is off, as a person does at another computer.
+    pub fn write_settings(&self, text: &str) {
+        let source = self.files().disk.with_file_name(settings::FILE);
+        fs::write(&source, text).expect("the settings can be written");
+        let put = run(tool("mcopy")
+            .args(["-o", "-i", &self.boot_partition()])
+            .arg(&source)
+            .arg(format!("::{}", settings::FILE)));
+        put.expect("the boot partition takes the settings");
+    }
+
+    /// What a machine that is off says about its settings, on its boot partition; nothing where all is well.
+    pub fn settings_report(&self) -> Option<String> {
+        run(tool("mtype").args(["-i", &self.boot_partition()]).arg(format!("::{}", settings::ERRORS_FILE))).ok()
+    }
+
+    /// The boot partition as mtools name it.
+    fn boot_partition(&self) -> String {
+        assert!(self.machine.is_none(), "the machine is off");
+        format!("{}@@{}", self.files().disk.display(), self.start_of("firmware") * SECTOR)
     }
 
     /// Copies slot a into slot b, as an update would fill it, with `more` after the initramfs, and puts b on trial.

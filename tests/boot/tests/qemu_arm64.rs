@@ -1,5 +1,7 @@
 //! The arm64 image in QEMU: to Ready, the documentation's workloads inside it, through a power cut, and all of them again.
 //!
+//! On the way somebody writes a wrong setting on the boot partition: it is told, and the board boots all the same.
+//!
 //! Start at [`boots_to_ready_and_survives_a_power_cut`]. It prints what held and how long it took, what boots take beside the
 //! bare kernel's, and what our processes hold; `cargo run --release -p boot -- figures` measures these with more patience.
 
@@ -26,6 +28,7 @@ fn boots_to_ready_and_survives_a_power_cut() {
     assert!(report.holds(), "{report}\n{}", bench.last_lines());
     user.must("create configmap kept --from-literal=word=kept");
     bench.cut_power();
+    bench.write_settings("# a person's\r\nhostnam = \"x\"\r\nlink = \"eth0\"\r\n\x1a");
 
     let bare = bench.bare_kernel();
     bench.boot(Way::Direct);
@@ -39,7 +42,11 @@ fn boots_to_ready_and_survives_a_power_cut() {
     assert!(again.holds(), "{again}\n{}", bench.last_lines());
     let memory = Inside::enter(&user).memory();
     println!("memory:\n{memory}");
+    let wrong = "skerry.toml:2: there is no setting hostnam; hostname is meant, perhaps";
+    assert!(bench.console().contains(wrong), "a wrong setting is told on the console\n{}", bench.last_lines());
     bench.shut_down();
+    let report = bench.settings_report().expect("a wrong setting is told beside it");
+    assert!(report.ends_with(&format!("\r\n{wrong}\r\n")), "{report:?}");
     assert!(times <= TIMES_BARE_MAX, "{times:.1} times the bare kernel's boot is too much");
     assert!(memory.ours() <= MEMORY_MIB_MAX, "our processes hold too much:\n{memory}");
 }
