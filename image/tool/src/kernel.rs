@@ -15,6 +15,9 @@ const EVERY: &str = "image/kernel.config";
 /// What one for our ARM boards needs beside it.
 const ARM64: &str = "image/kernel-arm64.config";
 
+/// What newer kernels have under another name: 6.16 moved the processors' own hashing into its library, which is built in.
+const SUCCESSORS: &[(&str, &str)] = &[("CONFIG_CRYPTO_SHA2_ARM64_CE", "CONFIG_CRYPTO_LIB_SHA256_ARCH")];
+
 /// Refuses a kernel whose `config` lacks an option.
 pub fn check(tree: &Tree, config: &Path) -> Result<()> {
     let text =
@@ -42,7 +45,10 @@ fn options(text: &str) -> BTreeMap<&str, &str> {
 
 /// `y` must be `y`; `m` may be either.
 fn lacking(wanted: &BTreeMap<&str, &str>, has: &BTreeMap<&str, &str>) -> Vec<String> {
-    let satisfied = |name: &str, value: &str| has.get(name).is_some_and(|have| *have == value || *have == "y");
+    let is_set = |name: &str, value: &str| has.get(name).is_some_and(|have| *have == value || *have == "y");
+    let satisfied = |name: &str, value: &str| {
+        is_set(name, value) || SUCCESSORS.iter().any(|(old, new)| *old == name && is_set(new, value))
+    };
     wanted
         .iter()
         .filter(|(name, value)| !satisfied(name, value))
@@ -63,6 +69,12 @@ mod tests {
     fn a_module_may_be_built_in_but_not_the_other_way_round() {
         check("CONFIG_A=m\nCONFIG_B=y\n", "CONFIG_A=y\nCONFIG_B=y\n", "");
         check("CONFIG_A=m\nCONFIG_B=y\n", "CONFIG_A=m\nCONFIG_B=m\n", "CONFIG_B=y");
+    }
+
+    #[test]
+    fn an_option_may_have_got_another_name() {
+        check("CONFIG_CRYPTO_SHA2_ARM64_CE=m\n", "CONFIG_CRYPTO_LIB_SHA256_ARCH=y\n", "");
+        check("CONFIG_CRYPTO_SHA2_ARM64_CE=m\n", "CONFIG_CRYPTO_LIB_SHA256=y\n", "CONFIG_CRYPTO_SHA2_ARM64_CE=m");
     }
 
     #[test]

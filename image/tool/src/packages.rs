@@ -45,6 +45,9 @@ pub struct Pin {
     /// The package whose newest need this is, where it is renewed by that; empty otherwise.
     #[serde(default)]
     pub follows: String,
+    /// The package it lies in one folder with, by id: newer kernels come in several. Empty for one of its own.
+    #[serde(default)]
+    pub part_of: String,
     /// What its version begins with, where only such a one will do; empty otherwise.
     #[serde(default)]
     pub only: String,
@@ -76,7 +79,7 @@ pub fn fetch(tree: &Tree, ids: &[&str]) -> Result<Unpacked> {
     for id in ids {
         let pin = pins.iter().find(|pin| pin.id == *id);
         let pin = pin.ok_or_else(|| wrong(format_args!("{LOCK} has no package {id}; it holds {}", ids_of(&pins))))?;
-        unpacked.insert((*id).to_owned(), (pin.clone(), unpack(tree, pin)?));
+        unpacked.insert((*id).to_owned(), (pin.clone(), unpack(tree, &pins, pin)?));
     }
     Ok(unpacked)
 }
@@ -116,18 +119,43 @@ fn ids_of(pins: &[Pin]) -> String {
     pins.iter().map(|pin| pin.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn unpack(tree: &Tree, pin: &Pin) -> Result<PathBuf> {
+/// Unpacks a package, and those that are parts of it, into a folder.
+fn unpack(tree: &Tree, pins: &[Pin], pin: &Pin) -> Result<PathBuf> {
     let into = tree.build.join("packages").join(format!("{}_{}", pin.name, pin.version.replace(':', "%3a")));
     if into.exists() {
         return Ok(into);
     }
-    let file = download(tree, pin)?;
     let partial = into.with_extension("partial");
     let _absent = fs::remove_dir_all(&partial);
     folder(&partial)?;
-    run(tool("dpkg-deb").arg("-x").arg(&file).arg(&partial))?;
+    for each in pins.iter().filter(|each| each.id == pin.id || each.part_of == pin.id) {
+        let file = download(tree, each)?;
+        run(tool("dpkg-deb").arg("-x").arg(&file).arg(&partial))?;
+    }
+    if let Some(release) = pin.name.strip_prefix("linux-image-") {
+        lay_out_as_before(&partial, release)?;
+    }
     fs::rename(&partial, &into).doing(format_args!("keep {}", into.display()))?;
     Ok(into)
+}
+
+/// Newer kernels have everything in the folder of their modules: the older places lead there.
+fn lay_out_as_before(package: &Path, release: &str) -> Result<()> {
+    let modules = format!("usr/lib/modules/{release}");
+    let links = [
+        ("lib".to_owned(), "usr/lib".to_owned(), "usr/lib/modules".to_owned()),
+        (format!("boot/vmlinuz-{release}"), format!("../{modules}/vmlinuz"), format!("{modules}/vmlinuz")),
+        (format!("boot/config-{release}"), format!("../{modules}/config"), format!("{modules}/config")),
+        (format!("usr/lib/linux-image-{release}"), format!("modules/{release}/dtb"), format!("{modules}/dtb")),
+    ];
+    for (link, target, what) in links {
+        let (at, what) = (package.join(&link), package.join(what));
+        if what.exists() && !at.exists() {
+            folder(at.parent().unwrap_or(package))?;
+            std::os::unix::fs::symlink(&target, &at).doing(format_args!("link {link} to {target}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The package's file, fetched where we do not have it, and of the right checksum.
@@ -175,9 +203,10 @@ pub fn update(tree: &Tree) -> Result<Vec<String>> {
     let _stale = fs::remove_file(tree.build.join("apt/fresh"));
     refresh(tree)?;
     let (mut text, mut changed) = (HEADER.to_owned(), Vec::new());
-    for old in read(tree)? {
-        let new = newest(tree, &old)?;
-        if new != old {
+    let pins = read(tree)?;
+    for old in &pins {
+        let new = newest(tree, &pins, old)?;
+        if new != *old {
             changed.push(format!("{}: {} {} -> {} {}", old.id, old.name, old.version, new.name, new.version));
         }
         text.push_str(&line(&new));
@@ -189,22 +218,29 @@ pub fn update(tree: &Tree) -> Result<Vec<String>> {
 const HEADER: &str = "\
 # The Debian packages that images are made of. `cargo run -p image -- lock --update` renews this file.
 #
-# `id` is what boards call a package; `follows` is the package whose need says which one is newest; `only` is what its version
-# must begin with.
+# `id` is what boards call a package; `follows` is the package whose need says which one is newest; `part_of` is the package
+# it is unpacked with; `only` is what its version must begin with.
 ";
 
 fn line(pin: &Pin) -> String {
     let unless_empty =
         |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name} = \"{value}\"\n") };
-    let rare = unless_empty("follows", &pin.follows) + &unless_empty("only", &pin.only);
+    let rare = unless_empty("follows", &pin.follows)
+        + &unless_empty("part_of", &pin.part_of)
+        + &unless_empty("only", &pin.only);
     format!(
         "\n[[package]]\nid = \"{}\"\nname = \"{}\"\nversion = \"{}\"\nsuite = \"{}\"\n{rare}sha256 = \"{}\"\n",
         pin.id, pin.name, pin.version, pin.suite, pin.sha256
     )
 }
 
-fn newest(tree: &Tree, old: &Pin) -> Result<Pin> {
-    let name = if old.follows.is_empty() { old.name.clone() } else { followed(tree, old)? };
+fn newest(tree: &Tree, pins: &[Pin], old: &Pin) -> Result<Pin> {
+    let whole = pins.iter().find(|pin| pin.id == old.part_of);
+    let name = match whole {
+        Some(whole) => name_of_part(&old.name, &followed(tree, whole)?),
+        None if old.follows.is_empty() => old.name.clone(),
+        None => followed(tree, old)?,
+    };
     let about = if old.only.is_empty() {
         show(tree, &format!("{name}/{}", old.suite))?
     } else {
@@ -223,6 +259,12 @@ fn newest(tree: &Tree, old: &Pin) -> Result<Pin> {
 fn about_version<'a>(all: &'a str, prefix: &str) -> Option<&'a str> {
     let version = |about: &'a str| about.lines().find_map(|line| line.strip_prefix("Version: "));
     all.split("\n\n").find(|about| version(about).is_some_and(|version| version.starts_with(prefix)))
+}
+
+/// The name of a part of `kernel`: `linux-base-6.1-arm64` of `linux-image-6.2-arm64` is `linux-base-6.2-arm64`.
+fn name_of_part(old: &str, kernel: &str) -> String {
+    let at_digit = |name: &str| name.find(|letter: char| letter.is_ascii_digit()).unwrap_or(name.len());
+    format!("{}{}", &old[..at_digit(old)], &kernel[at_digit(kernel)..])
 }
 
 fn followed(tree: &Tree, old: &Pin) -> Result<String> {
@@ -328,6 +370,31 @@ mod tests {
                 assert!(pins.iter().any(|pin| pin.id == id), "board {name} wants {id}");
             }
         }
+    }
+
+    #[test]
+    fn a_newer_kernels_files_are_found_where_older_ones_have_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("usr/lib/modules/7.3-arm64");
+        fs::create_dir_all(modules.join("dtb/broadcom")).unwrap();
+        for name in ["vmlinuz", "config", "dtb/broadcom/x.dtb"] {
+            fs::write(modules.join(name), name).unwrap();
+        }
+        lay_out_as_before(folder.path(), "7.3-arm64").unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(
+            (read("boot/vmlinuz-7.3-arm64"), read("boot/config-7.3-arm64")),
+            ("vmlinuz".into(), "config".into())
+        );
+        assert_eq!(read("usr/lib/linux-image-7.3-arm64/broadcom/x.dtb"), "dtb/broadcom/x.dtb");
+        assert_eq!(read("lib/modules/7.3-arm64/config"), "config");
+        lay_out_as_before(folder.path(), "7.3-arm64").unwrap();
+    }
+
+    #[test]
+    fn a_part_is_renewed_with_its_kernel() {
+        let name = name_of_part("linux-base-7.3.4+deb13-arm64", "linux-image-7.4.1+deb13-arm64");
+        assert_eq!(name, "linux-base-7.4.1+deb13-arm64");
     }
 
     #[test]
