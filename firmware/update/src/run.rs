@@ -208,6 +208,8 @@ impl Service {
         let target = self.target(security_epoch);
         let told = |done: usize, of: usize| *self.lock_work() = Some((digest, done as u32, of as u32));
         let staged = stage::stage(&mut device, &self.slots, self.board.running, &mut bundle, &target, told);
+        // Noted and over at once: who offers the same in between would be told that it is under way.
+        let mut working = self.lock_work();
         let noted = match staged {
             Ok(staged) => {
                 eprintln!("version {version} is staged: {} parts written, {} were there", staged.written, staged.kept);
@@ -222,7 +224,7 @@ impl Service {
         if let Err(error) = noted {
             eprintln!("{}", chain(&error));
         }
-        *self.lock_work() = None;
+        *working = None;
     }
 
     fn activate(&self, digest: Digest) -> Result<(), Error> {
