@@ -15,9 +15,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -65,9 +64,10 @@ impl Tunnels {
             .with_root_certificates(roots(&tls.client_ca_pem)?)
             .with_client_auth_cert(chain, key)
             .map_err(|error| format!("the kubelet client certificate is not usable: {error}"))?;
+        // Pods show what they like, and upstream's proxy does not ask either.
         let unverified = builder()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider.clone())))
+            .with_custom_certificate_verifier(Arc::new(client::Anybody(provider.clone())))
             .with_no_client_auth();
         Ok(Tunnels {
             kubelet: TlsConnector::from(Arc::new(kubelet)),
@@ -163,54 +163,5 @@ async fn carry(client: OnUpgrade, server: OnUpgrade) {
     let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
     if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
         tracing::debug!("a tunnel ended: {error}");
-    }
-}
-
-/// Believes every certificate: pods show what they like, and upstream's proxy does not ask either.
-#[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -7,6 +7,7 @@
 //! Not here: deciding anything (`controllers`, `scheduler`, `kubelet`), the server (`apiserver`).
 #![forbid(unsafe_code)]
 
+mod anybody;
 pub mod cache;
 mod caches;
 pub mod door;
@@ -18,6 +19,7 @@ pub mod run;
 mod selector;
 pub mod typed;
 
+pub use anybody::Anybody;
 pub use cache::{Cache, Change, Entry, Listener, Meta, Owner};
 pub use caches::Caches;
 pub use door::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};

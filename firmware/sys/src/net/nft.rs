@@ -557,52 +557,37 @@ impl Batch {
 
     /// An unnamed map from a number to a chain; the answer is its id in this batch.
     fn verdicts(&mut self, table: &str, to: &[String]) -> u32 {
-        self.anonymous += 1;
-        let id = self.anonymous;
-        let body = Body::with(&[FAMILY_IPV4, 0, 0, 0])
-            .text(1, table)
-            .text(2, "__map%d")
-            .u32_be(3, SET_ANONYMOUS | SET_CONSTANT | SET_MAP)
-            .u32_be(4, 4)
-            .u32_be(5, 4)
-            .u32_be(6, DATA_VERDICT)
-            .u32_be(7, 0)
-            .u32_be(10, id);
-        self.push(NEW_SET, CREATE, body);
-        for (part, some) in to.chunks(ELEMENTS_PER_MESSAGE).enumerate() {
-            let list = some.iter().enumerate().fold(Body::new(), |list, (index, chain)| {
-                let key = ((part * ELEMENTS_PER_MESSAGE + index) as u32).to_ne_bytes();
-                let verdict = verdict_data(&Verdict::Goto(chain.clone()));
-                list.nest(1, Body::new().nest(1, data(&key)).nest(2, verdict))
-            });
-            let body =
-                Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, "__map%d").nest(3, list).u32_be(4, id);
-            self.push(NEW_SET_ELEMENTS, CREATE, body);
-        }
-        id
+        self.numbered(table, DATA_VERDICT, 0, to, |chain| verdict_data(&Verdict::Goto(chain.clone())))
     }
 
     /// An unnamed map from a number to an address and a port; the answer is its id in this batch.
     fn backends(&mut self, table: &str, to: &[(Ipv4Addr, u16)]) -> u32 {
+        let data_type = Part::Destination.type_number() << TYPE_BITS | Part::Port.type_number();
+        self.numbered(table, data_type, 8, to, |(address, port)| {
+            let mut value = Value::Address(*address).register().to_vec();
+            value.extend_from_slice(&Value::Port(*port).register());
+            data(&value)
+        })
+    }
+
+    /// An unnamed map from each number from 0 on to a value of a type and length; the answer is its id in this batch.
+    fn numbered<T>(&mut self, table: &str, kind: u32, bytes: u32, to: &[T], value: impl Fn(&T) -> Body) -> u32 {
         self.anonymous += 1;
         let id = self.anonymous;
-        let data_type = Part::Destination.type_number() << TYPE_BITS | Part::Port.type_number();
         let body = Body::with(&[FAMILY_IPV4, 0, 0, 0])
             .text(1, table)
             .text(2, "__map%d")
             .u32_be(3, SET_ANONYMOUS | SET_CONSTANT | SET_MAP)
             .u32_be(4, 4)
             .u32_be(5, 4)
-            .u32_be(6, data_type)
-            .u32_be(7, 8)
+            .u32_be(6, kind)
+            .u32_be(7, bytes)
             .u32_be(10, id);
         self.push(NEW_SET, CREATE, body);
         for (part, some) in to.chunks(ELEMENTS_PER_MESSAGE).enumerate() {
-            let list = some.iter().enumerate().fold(Body::new(), |list, (index, (address, port))| {
+            let list = some.iter().enumerate().fold(Body::new(), |list, (index, each)| {
                 let key = ((part * ELEMENTS_PER_MESSAGE + index) as u32).to_ne_bytes();
-                let mut value = Value::Address(*address).register().to_vec();
-                value.extend_from_slice(&Value::Port(*port).register());
-                list.nest(1, Body::new().nest(1, data(&key)).nest(2, data(&value)))
+                list.nest(1, Body::new().nest(1, data(&key)).nest(2, value(each)))
             });
             let body =
                 Body::with(&[FAMILY_IPV4, 0, 0, 0]).text(1, table).text(2, "__map%d").nest(3, list).u32_be(4, id);
