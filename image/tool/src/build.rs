@@ -28,7 +28,7 @@ use crate::{Tree, kernel, licences, preload, verity};
 const DATA_UUID: &str = "5ce72e01-da7a-4a7a-8000-000000000004";
 const FAT_SERIAL: &str = "5ce72e01";
 /// Says that the hash tree is ours; its secret is the root hash, not this.
-const SALT: &str = "736b657272792d766572697479";
+const SALT: &[u8] = b"skerry-verity";
 /// The API's address, which a healthy machine answers at.
 const HEALTHY: &str = "127.0.0.1:6443";
 /// The kubelet's, which a healthy node answers at.
@@ -266,13 +266,14 @@ fn initramfs(board: &Board, binaries: &Binaries, modules: &Modules, facts: &Fact
 fn slot_facts(board: &Board, facts: &Facts<'_>) -> String {
     let contents = facts.layout.map(|layout| layout.contents).unwrap_or_default();
     format!(
-        "board {}\nwatchdog {}\ndisk {SIGNATURE:08x}\nroot_at {:010}\nroot_sectors {:010}\nhash_at {:010}\nroot_hash {:>64}\nsalt {SALT}\n",
+        "board {}\nwatchdog {}\ndisk {SIGNATURE:08x}\nroot_at {:010}\nroot_sectors {:010}\nhash_at {:010}\nroot_hash {:>64}\nsalt {}\n",
         board.name,
         watchdog_word(board),
         contents.root.at,
         contents.root.sectors,
         contents.hashes.at,
-        facts.hash
+        facts.hash,
+        hex(SALT)
     )
 }
 
@@ -294,13 +295,7 @@ fn verity(root: &Path, hashes: &Path) -> Result<String> {
     let length = fs::metadata(root).doing("measure the root")?.len();
     let file = File::options().write(true).open(root).doing("open the root")?;
     file.set_len(length.next_multiple_of(verity::BLOCK as u64)).doing("round the root up")?;
-    let salt: Vec<u8> = SALT.as_bytes().chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect();
-    Ok(hex(&verity::tree(root, &salt, hashes)?))
-}
-
-/// The value of a hexadecimal digit.
-fn nibble(digit: u8) -> u8 {
-    (digit as char).to_digit(16).map_or(0, |value| value as u8)
+    Ok(hex(&verity::tree(root, SALT, hashes)?))
 }
 
 fn devicetree(board: &Board, kernel: &(packages::Pin, PathBuf)) -> Result<Vec<u8>> {

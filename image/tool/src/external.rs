@@ -10,8 +10,9 @@ use board::Board;
 
 use crate::Tree;
 use crate::error::{Doing, Result, wrong};
-use crate::layout::{Artifacts, Layout, SIGNATURE, plan};
+use crate::layout::{Artifacts, Layout, Part, SECTOR, SIGNATURE, plan};
 use crate::packages::{self, Pin};
+use crate::parts::parts;
 
 /// A file, relative to the repository, and its text.
 pub type Written = (String, String);
@@ -87,33 +88,24 @@ fn machine(board: &Board) -> String {
 
 /// The disk in wic's words: the parts that the assembler made, where its layout wants them.
 fn wks(layout: &Layout) -> String {
-    let part = |name: &str, file: &str, more: &str| {
-        let part = layout.part(name);
-        let source = if file.is_empty() {
-            "--source empty".to_owned()
-        } else {
-            format!("--source rawcopy --sourceparams=\"file=skerry-parts/{file}\"")
+    let part = |(part, file): (&Part, Option<&str>)| {
+        let source =
+            file.map_or("empty".to_owned(), |file| format!("rawcopy --sourceparams=\"file=skerry-parts/{file}\""));
+        let more = match part.kind {
+            None => "--no-table".to_owned(),
+            Some(kind) => {
+                let active = if part.boots() { " --active" } else { "" };
+                format!("--fixed-size {}K --system-id {kind:#04x}{active}", part.sectors * SECTOR / 1024)
+            }
         };
-        let size =
-            if more.contains("no-table") { String::new() } else { format!(" --fixed-size {}K", part.sectors / 2) };
-        format!("part {source} --offset {}s{size} {more}\n", part.at)
+        format!("part --source {source} --offset {}s {more}\n", part.at)
     };
     let about = format!(
         "# short-description: the disk of {}\n# long-description: two slots, the first filled; see the assembler's layout\n",
         layout.board
     );
-    about
-        + &written(
-            &[
-                part("ledger", "ledger.img", "--no-table"),
-                part("firmware", "firmware.fat", "--system-id 0x0c --active"),
-                part("slot a", "slot-a.img", "--system-id 0xda"),
-                part("slot b", "", "--system-id 0xda"),
-                part("data", "data.ext4", "--system-id 0x83"),
-                format!("bootloader --ptable msdos --diskid 0x{SIGNATURE:08x}\n"),
-            ]
-            .concat(),
-        )
+    let parts: String = parts(layout).map(part).collect();
+    about + &written(&format!("{parts}bootloader --ptable msdos --diskid 0x{SIGNATURE:08x}\n"))
 }
 
 /// Buildroot's names hold no hyphens.

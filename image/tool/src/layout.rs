@@ -58,6 +58,15 @@ pub struct Part {
     pub at: u64,
     /// Its sectors.
     pub sectors: u64,
+    /// Its type in the partition table, where it stands there.
+    pub kind: Option<u8>,
+}
+
+impl Part {
+    /// Whether the processor's own firmware looks here.
+    pub fn boots(&self) -> bool {
+        self.kind == Some(KIND_FAT)
+    }
 }
 
 /// A whole disk.
@@ -85,17 +94,17 @@ pub fn plan(board: &Board, artifacts: &Artifacts) -> Result<Layout> {
             board.slot_mib
         )));
     }
-    let mut parts = vec![Part { name: "partition table", at: 0, sectors: 1 }];
-    parts.extend(slots::store::PLACES.map(|at| Part { name: "ledger", at, sectors: 1 }));
+    let mut parts = vec![Part { name: "partition table", at: 0, sectors: 1, kind: None }];
+    parts.extend(slots::store::PLACES.map(|at| Part { name: "ledger", at, sectors: 1, kind: None }));
     let mut at = MIB;
     let partitions = [
-        ("firmware", board.firmware_mib),
-        ("slot a", board.slot_mib),
-        ("slot b", board.slot_mib),
-        ("data", board.data_mib),
+        ("firmware", KIND_FAT, board.firmware_mib),
+        ("slot a", KIND_DATA, board.slot_mib),
+        ("slot b", KIND_DATA, board.slot_mib),
+        ("data", KIND_LINUX, board.data_mib),
     ];
-    for (name, mib) in partitions {
-        parts.push(Part { name, at, sectors: mib * MIB });
+    for (name, kind, mib) in partitions {
+        parts.push(Part { name, at, sectors: mib * MIB, kind: Some(kind) });
         at += mib * MIB;
     }
     Ok(Layout { board: board.name.clone(), parts, contents })
@@ -131,11 +140,11 @@ impl Layout {
 
     /// The partition table.
     pub fn table(&self) -> Table {
-        let kinds = [("firmware", KIND_FAT), ("slot a", KIND_DATA), ("slot b", KIND_DATA), ("data", KIND_LINUX)];
-        let partitions = kinds.map(|(name, kind)| {
+        let small = |sectors: u64| u32::try_from(sectors).expect("a board's sizes are checked to stay below 2 TiB");
+        let partitions = ["firmware", "slot a", "slot b", "data"].map(|name| {
             let part = self.part(name);
-            let small = |sectors: u64| u32::try_from(sectors).expect("a board's sizes are checked to stay below 2 TiB");
-            Partition { kind, boot: kind == KIND_FAT, at: small(part.at), sectors: small(part.sectors) }
+            let kind = part.kind.expect("a partition has a type");
+            Partition { kind, boot: part.boots(), at: small(part.at), sectors: small(part.sectors) }
         });
         Table { signature: SIGNATURE, partitions }
     }

@@ -10,28 +10,33 @@ use std::path::Path;
 use crate::build::Image;
 use crate::error::{Doing, Result};
 use crate::host::folder;
-use crate::layout::{Layout, SECTOR, SIGNATURE};
+use crate::layout::{Layout, Part, SECTOR, SIGNATURE};
 
-/// A part: its name in the layout, its file, the partition's type where it is one.
-const PARTS: [(&str, &str, Option<&str>); 4] = [
-    ("ledger", "ledger.img", None),
-    ("firmware", "firmware.fat", Some("0xC")),
-    ("slot a", "slot-a.img", Some("0xDA")),
-    ("data", "data.ext4", Some("0x83")),
+/// The parts that a disk is put together of, and their files. The second slot is empty until the first update; of the two places
+/// of the ledger the first is written.
+const FILES: [(&str, Option<&str>); 5] = [
+    ("ledger", Some("ledger.img")),
+    ("firmware", Some("firmware.fat")),
+    ("slot a", Some("slot-a.img")),
+    ("slot b", None),
+    ("data", Some("data.ext4")),
 ];
-/// The second slot is empty until the first update.
-const SPARE: (&str, &str) = ("slot b", "0xDA");
+
+/// The parts of a disk, in order, each with its file where it has one.
+pub fn parts(layout: &Layout) -> impl Iterator<Item = (&Part, Option<&'static str>)> {
+    FILES.into_iter().map(|(name, file)| (layout.part(name), file))
+}
 
 /// Writes the parts of `image` and `genimage.cfg` into a folder.
 pub fn write(image: &Image, into: &Path) -> Result<()> {
     folder(into)?;
     let mut disk = File::open(&image.disk).doing(format_args!("open {}", image.disk.display()))?;
-    for (name, file, _) in PARTS {
-        let part = image.layout.part(name);
+    for (part, file) in parts(&image.layout) {
+        let Some(file) = file else { continue };
         let path = into.join(file);
         let mut output = File::create(&path).doing(format_args!("write {}", path.display()))?;
         disk.seek(SeekFrom::Start(part.at * SECTOR)).doing("read the disk")?;
-        let sectors = if name == "slot a" { used(&image.layout) } else { part.sectors };
+        let sectors = if part.name == "slot a" { used(&image.layout) } else { part.sectors };
         std::io::copy(&mut (&mut disk).take(sectors * SECTOR), &mut output)
             .doing(format_args!("write {}", path.display()))?;
     }
@@ -51,30 +56,19 @@ pub fn genimage(layout: &Layout) -> String {
          \t\tdisk-signature = 0x{SIGNATURE:08x}\n\t}}\n",
         layout.board
     );
-    let mut add = |name: &str, lines: &[String]| {
-        let lines: String = lines.iter().map(|line| format!("\t\t{line}\n")).collect();
-        text.push_str(&format!("\tpartition {} {{\n{lines}\t}}\n", name.replace(' ', "-")));
-    };
-    let place = |name: &str| {
-        let part = layout.part(name);
-        [format!("offset = {}", part.at * SECTOR), format!("size = {}", part.sectors * SECTOR)]
-    };
-    for (name, file, kind) in PARTS {
-        let mut lines = vec![format!("image = \"{file}\"")];
-        match kind {
-            None => lines.push("in-partition-table = false".to_owned()),
-            Some(kind) => lines.push(format!("partition-type = {kind}")),
-        }
-        if name == "firmware" {
+    for (part, file) in parts(layout) {
+        let mut lines: Vec<String> = file.map(|file| format!("image = \"{file}\"")).into_iter().collect();
+        lines.push(match part.kind {
+            None => "in-partition-table = false".to_owned(),
+            Some(kind) => format!("partition-type = {kind:#X}"),
+        });
+        if part.boots() {
             lines.push("bootable = true".to_owned());
         }
-        lines.extend(place(name));
-        if name == "data" {
-            let lines: Vec<String> =
-                [format!("partition-type = {}", SPARE.1)].into_iter().chain(place(SPARE.0)).collect();
-            add(SPARE.0, &lines);
-        }
-        add(name, &lines);
+        lines.push(format!("offset = {}", part.at * SECTOR));
+        lines.push(format!("size = {}", part.sectors * SECTOR));
+        let lines: String = lines.iter().map(|line| format!("\t\t{line}\n")).collect();
+        text.push_str(&format!("\tpartition {} {{\n{lines}\t}}\n", part.name.replace(' ', "-")));
     }
     text + "}\n"
 }
