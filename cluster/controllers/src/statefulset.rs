@@ -413,13 +413,9 @@ mod tests {
     use super::*;
     use crate::testing::World;
 
-    /// Pods: `number[marks]`: `o` of the old template, `!` unready, `-` leaving, `x` failed.
-    #[track_caller]
-    fn check(extra: serde_json::Value, pods: &str, wanted: &str) {
+    /// A world with the set `db` of that spec and the revision of its template; the revision's name beside it.
+    fn set_with(spec: serde_json::Value) -> (World, String) {
         let mut world = World::default();
-        let mut spec = json!({"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "web"}},
-            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}});
-        spec.as_object_mut().expect("a map").extend(extra.as_object().expect("a map").clone());
         world.put(
             StatefulSet::RESOURCE,
             json!({"metadata": {"name": "db", "namespace": "n", "uid": "s", "generation": 1}, "spec": spec}),
@@ -428,6 +424,16 @@ mod tests {
         let revision: serde_json::Value = serde_json::from_slice(&first.writes[0].body).expect("JSON");
         let name = revision["metadata"]["name"].as_str().expect("a name").to_owned();
         world.put(ControllerRevision::RESOURCE, revision);
+        (world, name)
+    }
+
+    /// Pods: `number[marks]`: `o` of the old template, `!` unready, `-` leaving, `x` failed.
+    #[track_caller]
+    fn check(extra: serde_json::Value, pods: &str, wanted: &str) {
+        let mut spec = json!({"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}});
+        spec.as_object_mut().expect("a map").extend(extra.as_object().expect("a map").clone());
+        let (mut world, name) = set_with(spec);
         for pod in pods.split_whitespace() {
             let (ordinal, marks) = pod.split_at(1);
             let has = |mark| marks.contains(mark);
@@ -488,18 +494,10 @@ mod tests {
     /// Whose a claim is after a pass over a set of one pod, of which there are two: by number, `kind/name` of each owner.
     #[track_caller]
     fn check_owners(policy: serde_json::Value, wanted: &[(&str, &str)]) {
-        let mut world = World::default();
         let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "replicas": 1, "serviceName": "db",
             "template": {"metadata": {"labels": {"app": "web"}}}, "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
             "persistentVolumeClaimRetentionPolicy": policy});
-        world.put(
-            StatefulSet::RESOURCE,
-            json!({"metadata": {"name": "db", "namespace": "n", "uid": "s", "generation": 1}, "spec": spec}),
-        );
-        let first = world.reconcile(&StatefulSets, "n", "db");
-        let revision: serde_json::Value = serde_json::from_slice(&first.writes[0].body).expect("JSON");
-        let name = revision["metadata"]["name"].as_str().expect("a name").to_owned();
-        world.put(ControllerRevision::RESOURCE, revision);
+        let (mut world, name) = set_with(spec);
         for ordinal in 0..2 {
             let owner =
                 json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "s", "controller": true});
