@@ -136,7 +136,7 @@ fn start(board: &Board, image: &Image, places: &[Place], wanted: &Wanted) -> Res
     }
     for (number, place) in (1..).zip(places).filter(|(_, place)| Machine::running(&place.files).is_none()) {
         let lan = Some(Lan { number: port + CABLE_NUMBER, station: number });
-        let wires = Wires { api_port: (number == 1).then_some(port), lan };
+        let wires = Wires { api_port: (number == 1).then_some(port), lan, ..Wires::default() };
         fs::write(&place.port, port.to_string()).doing("note the port")?;
         let words = command_line(board, image, &place.files, &wires, wanted.way)?;
         Machine::start(&place.files, &words)?;

@@ -67,12 +67,14 @@ pub struct Wires {
     pub api_port: Option<u16>,
     /// A cable between machines, as a second network card.
     pub lan: Option<Lan>,
+    /// Where every write and every flush of its disk is recorded, in the form of the kernel's dm-log-writes.
+    pub record: Option<PathBuf>,
 }
 
 impl Wires {
     /// A machine alone.
     pub fn alone(api_port: u16) -> Wires {
-        Wires { api_port: Some(api_port), lan: None }
+        Wires { api_port: Some(api_port), ..Wires::default() }
     }
 
     fn first_card(&self) -> String {
@@ -99,7 +101,7 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, 
     add("-accel tcg,thread=multi -display none -monitor none");
     if qemu.machine == "virt" {
         add(&format!("-nodefaults -serial file:{}", files.console.display()));
-        add(&format!("-drive file={},if=none,id=disk,format=raw,cache=writeback", files.disk.display()));
+        add(&disk(&files.disk, wires.record.as_deref()));
         add("-device virtio-blk-pci,drive=disk");
         add(&format!("{} -device virtio-net-pci,netdev=net,romfile=", wires.first_card()));
         if let Some(Lan { number, station }) = wires.lan {
@@ -133,6 +135,18 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, 
         }
     }
     Ok(words)
+}
+
+/// The machine's disk, a device of ours named `disk`. What is recorded is written to the disk as well.
+fn disk(disk: &Path, record: Option<&Path>) -> String {
+    let disk = disk.display();
+    match record {
+        None => format!("-drive file={disk},if=none,id=disk,format=raw,cache=writeback"),
+        Some(record) => format!(
+            "-blockdev driver=blklogwrites,node-name=disk,file.driver=file,file.filename={disk},log.driver=file,log.filename={}",
+            record.display()
+        ),
+    }
 }
 
 fn devicetree(image: &Image) -> Vec<String> {

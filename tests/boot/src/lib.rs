@@ -6,7 +6,7 @@
 //! * the machine lies in a folder of its own and ends with the test, whatever happens;
 //! * what is waited for is named with its limit, and the console's last lines are in the failure.
 //!
-//! `cargo run --release -p boot -- figures` measures what a test has no patience for: the median of five boots, ten idle
+//! `cargo run --release -p boot -- cuts` records an update and looks at the disk at every moment of it; `figures` measures what a test has no patience for: the median of five boots, ten idle
 //! minutes, the size of the compressed image.
 //!
 //! Not here: how an image is made or QEMU called (`image`).
@@ -14,8 +14,10 @@
 
 mod asked;
 mod bare;
+pub mod cuts;
 pub mod figures;
 pub mod inside;
+mod record;
 pub mod updates;
 
 use std::fs::{self, File};
@@ -80,8 +82,16 @@ impl Bench {
 
     /// Switches the machine on.
     pub fn boot(&mut self, way: Way) {
-        let wires = Wires::alone(self.port);
-        let words = command_line(&self.board, &self.image, self.files(), &wires, way).expect("QEMU plays the board");
+        self.boot_with(way, &Wires::alone(self.port));
+    }
+
+    /// The same; everything written to its disk is recorded in the file `record`, which is there already.
+    pub fn boot_recorded(&mut self, way: Way, record: &Path) {
+        self.boot_with(way, &Wires { record: Some(record.to_owned()), ..Wires::alone(self.port) });
+    }
+
+    fn boot_with(&mut self, way: Way, wires: &Wires) {
+        let words = command_line(&self.board, &self.image, self.files(), wires, way).expect("QEMU plays the board");
         self.started = Instant::now();
         self.machine = Some(Machine::start(self.files(), &words).expect("QEMU starts"));
     }
@@ -186,9 +196,8 @@ impl Bench {
 
     /// The ledger of a machine that is off.
     pub fn ledger(&self) -> Ledger {
-        let sectors = slots::store::PLACES.map(|at| self.read(at, 1));
-        let ledgers = sectors.iter().filter_map(|bytes| sector::decode(bytes.as_slice().try_into().ok()?));
-        ledgers.max_by_key(|ledger| ledger.sequence).expect("there is a ledger")
+        assert!(self.machine.is_none(), "the machine is off");
+        ledger_of(&self.files().disk)
     }
 
     /// Makes the disk as small as the image; the data partition finds no room to grow then.
@@ -198,7 +207,13 @@ impl Bench {
 
     /// Where a part of the disk begins, in sectors.
     pub fn start_of(&self, part: &str) -> u64 {
-        self.image.layout.part(part).at
+        self.part(part).0
+    }
+
+    /// Where a part of the disk begins, and how long it was made, in sectors.
+    pub fn part(&self, part: &str) -> (u64, u64) {
+        let part = self.image.layout.part(part);
+        (part.at, part.sectors)
     }
 
     /// Where the root begins in a slot, in sectors.
@@ -250,6 +265,13 @@ pub fn board_and_binaries(tree: &Tree, board: &str) -> (Board, Binaries) {
     let board = board::read(&tree.boards(), board).expect("the board is described");
     let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
     (board, image::cross::build(tree, given.as_deref()).expect("the binaries build"))
+}
+
+/// The ledger on a disk that no machine uses.
+fn ledger_of(disk: &Path) -> Ledger {
+    let sectors = slots::store::PLACES.map(|at| read_sectors(disk, at, 1));
+    let ledgers = sectors.iter().filter_map(|bytes| sector::decode(bytes.as_slice().try_into().ok()?));
+    ledgers.max_by_key(|ledger| ledger.sequence).expect("one of two sectors is whole")
 }
 
 fn read_sectors(disk: &Path, at: u64, sectors: u64) -> Vec<u8> {

@@ -1,10 +1,13 @@
 //! `cargo run --release -p boot -- figures [BOOTS [MINUTES]]` measures the booted image: boots, memory, idleness, size.
+//! `cargo run --release -p boot -- cuts` cuts the power at every moment of an update.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: boot figures [BOOTS [MINUTES]]    (5 boots and 10 idle minutes, unless told otherwise)";
+const USAGE: &str = "\
+usage: boot figures [BOOTS [MINUTES]]    (5 boots and 10 idle minutes, unless told otherwise)
+       boot cuts                         (one update, recorded; its disk at every flush; a boot from every ledger)";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -13,6 +16,18 @@ fn main() -> ExitCode {
         (Some("figures"), Ok(boots @ 1..), Ok(minutes)) if words.len() <= 3 => {
             let boots = usize::try_from(boots).unwrap_or(usize::MAX);
             boot::figures::measure(boots, Duration::from_secs(60 * minutes));
+            ExitCode::SUCCESS
+        }
+        (Some("cuts"), ..) if words.len() == 1 => {
+            let seen = boot::cuts::show();
+            println!(
+                "{} writes, {} flushes: {} file systems and {} slots were whole, and each of {} ledgers booted",
+                seen.writes,
+                seen.flushes,
+                seen.file_systems,
+                seen.slots,
+                seen.ledgers.len()
+            );
             ExitCode::SUCCESS
         }
         _ => {

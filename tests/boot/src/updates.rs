@@ -32,6 +32,13 @@ pub fn tree_and_key() -> (Tree, Secret) {
     (tree, key)
 }
 
+/// An archive as the kernel reads one after another, of one file.
+pub fn archive_of(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = image::cpio::Archive::default();
+    archive.file(path, 0o755, content);
+    archive.finish()
+}
+
 /// The bundles of a machine's image.
 pub struct Bundles<'a> {
     bench: &'a Bench,

@@ -4,7 +4,7 @@
 
 use boot::Bench;
 use boot::inside::Inside;
-use boot::updates::{Bundles, FOLDER, tree_and_key};
+use boot::updates::{Bundles, FOLDER, archive_of, tree_and_key};
 use bundle::Digest;
 use image::qemu::Way;
 use slots::{Cause, Name, Slot};
@@ -107,11 +107,4 @@ fn status(inside: &Inside) -> String {
     let (ok, said) = inside.update(&["status"]);
     assert!(ok, "{said}");
     said
-}
-
-/// An archive as the kernel reads one after another, of one file.
-fn archive_of(path: &str, content: &[u8]) -> Vec<u8> {
-    let mut archive = image::cpio::Archive::default();
-    archive.file(path, 0o755, content);
-    archive.finish()
 }
