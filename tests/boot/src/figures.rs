@@ -14,6 +14,8 @@ use crate::inside::Inside;
 
 /// What happens after a boot has happened by then.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// So long the collectors are watched.
+const COLLECTS: Duration = Duration::from_secs(180);
 const MIB: f64 = 1_048_576.0;
 
 /// Measures and prints: `boots` second boots beside as many of the bare kernel, then `idle` without anything to do.
@@ -28,6 +30,9 @@ pub fn measure(boots: usize, idle: Duration) {
     second_boots(&mut bench, boots);
     user.rolled_out("deployment/five", 60);
     idleness(&bench, idle);
+    user.must("scale deployment five --replicas=10");
+    user.rolled_out("deployment/five", 60);
+    collecting(&bench);
     bench.shut_down();
     image_size(&bench);
 }
@@ -54,19 +59,43 @@ fn second_boots(bench: &mut Bench, boots: usize) {
 fn idleness(bench: &Bench, idle: Duration) {
     let inside = Inside::enter(&bench.user());
     sleep(SETTLES_WITHIN);
-    println!("memory, idle with five pods and the one that looks:\n{}", inside.memory());
+    println!("memory, idle with five pods and the one that looks:\n{}", inside.memory().against(64));
+    let (syncs, written) = does_nothing(&inside, idle);
+    println!("promised: fewer than 60 fsyncs and 1 MiB in 600s, and there were {syncs} and {written:.2} in {idle:?}");
+    println!("memory after it:\n{}", inside.memory().against(64));
+    inside.leave();
+}
+
+/// The server's board with ten pods and both collectors.
+fn collecting(bench: &Bench) {
+    let user = bench.user();
+    let manifests = Tree::ours().top.join("cluster/telemetry/manifests");
+    for kind in ["logs", "metrics"] {
+        user.must(&format!("apply -f {}", manifests.join(format!("{kind}.yaml")).display()));
+        user.in_namespace("kube-system").rolled_out(&format!("daemonset/skerry-{kind}"), 120);
+    }
+    let inside = Inside::enter(&user);
+    sleep(SETTLES_WITHIN);
+    let (syncs, written) = does_nothing(&inside, COLLECTS);
+    let minutes = COLLECTS.as_secs_f64() / 60.0;
+    println!(
+        "with ten pods and both collectors: promised 10 fsyncs and 0.1 MiB a minute, and there were {:.1} and {:.2}",
+        syncs as f64 / minutes,
+        written / minutes
+    );
+    println!("memory:\n{}", inside.memory().against(160));
+    inside.leave();
+}
+
+/// The fsyncs meanwhile, and the MiB written.
+fn does_nothing(inside: &Inside, time: Duration) -> (u64, f64) {
     inside.count_syncs();
     let (written, busy) = (inside.bytes_written(), inside.busy());
-    sleep(idle);
+    sleep(time);
     let (written, busy, syncs) = (inside.bytes_written() - written, inside.busy() - busy, inside.syncs());
-    println!(
-        "idle for {idle:?}: {syncs} fsyncs, {:.2} MiB written, promised fewer than 60 and 1 in 600s",
-        written as f64 / MIB
-    );
-    let part = busy as f64 / 100.0 / idle.as_secs_f64();
+    let part = busy as f64 / 100.0 / time.as_secs_f64();
     println!("busy meanwhile: {:.1} % of one emulated processor, pods, kernel and our looking included", part * 100.0);
-    println!("memory after it:\n{}", inside.memory());
-    inside.leave();
+    (syncs, written as f64 / MIB)
 }
 
 /// Takes minutes; the image that has no test images is left in the build folder.

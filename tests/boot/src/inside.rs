@@ -23,7 +23,8 @@ const COUNT_SYNCS: &str = r#"
 mkdir -p /tmp/tracing && mount -t tracefs tracefs /tmp/tracing && mkdir -p /tmp/tracing/instances/syncs &&
 for call in fsync fdatasync sync_file_range syncfs sync; do
     echo 1 >/tmp/tracing/instances/syncs/events/syscalls/sys_enter_$call/enable || exit 1
-done"#;
+done
+: >/tmp/tracing/instances/syncs/trace"#;
 const SYNCS: &str = "grep -c sys_ /tmp/tracing/instances/syncs/trace || true";
 /// The seventh number of a disk's statistics are the sectors written to it, of 512 bytes.
 const SECTORS_WRITTEN: &str = "cat /sys/block/vda/stat";
@@ -130,17 +131,29 @@ impl Memory {
     pub fn ours(&self) -> f64 {
         (self.processes.iter().map(|(pss, _)| pss).sum::<u64>() + self.files) as f64 / 1024.0
     }
+
+    /// Beside what was promised, in MiB.
+    pub fn against(&self, promise: u32) -> Compared<'_> {
+        Compared { memory: self, promise }
+    }
 }
 
-impl fmt::Display for Memory {
+/// What is held, beside what was promised in MiB.
+pub struct Compared<'a> {
+    memory: &'a Memory,
+    promise: u32,
+}
+
+impl fmt::Display for Compared<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |kib: u64| kib as f64 / 1024.0;
-        for (pss, words) in &self.processes {
+        let Compared { memory, promise } = self;
+        for (pss, words) in &memory.processes {
             writeln!(out, "  {:>6.1} MiB  PSS of `{words}`", mib(*pss))?;
         }
-        writeln!(out, "  {:>6.1} MiB  files in memory (tmpfs, memfd)", mib(self.files))?;
-        writeln!(out, "  {:>6.1} MiB  together; the promise is 64", self.ours())?;
-        let (all, free) = self.machine;
+        writeln!(out, "  {:>6.1} MiB  files in memory (tmpfs, memfd)", mib(memory.files))?;
+        writeln!(out, "  {:>6.1} MiB  together; the promise is {promise}", memory.ours())?;
+        let (all, free) = memory.machine;
         writeln!(out, "  {:>6.1} MiB  of {:.0} in use, pods and the kernel's own included", mib(all - free), mib(all))
     }
 }
@@ -158,6 +171,7 @@ mod tests {
         let processes = vec![(1024, "/bin/skerry server".to_owned()), (512, "/sbin/skerry-init".to_owned())];
         let memory = Memory { processes, files: 512, machine: (500 << 10, 400 << 10) };
         assert_eq!(memory.ours(), 2.0);
-        assert!(memory.to_string().contains("100.0 MiB  of 500 in use"), "{memory}");
+        let told = memory.against(64).to_string();
+        assert!(told.contains("2.0 MiB  together; the promise is 64\n   100.0 MiB  of 500 in use"), "{told}");
     }
 }

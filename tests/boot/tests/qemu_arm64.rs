@@ -41,12 +41,12 @@ fn boots_to_ready_and_survives_a_power_cut() {
     println!("after the power cut:\n{again}");
     assert!(again.holds(), "{again}\n{}", bench.last_lines());
     let memory = Inside::enter(&user).memory();
-    println!("memory:\n{memory}");
+    println!("memory:\n{}", memory.against(64));
     let wrong = "skerry.toml:2: there is no setting hostnam; hostname is meant, perhaps";
     assert!(bench.console().contains(wrong), "a wrong setting is told on the console\n{}", bench.last_lines());
     bench.shut_down();
     let report = bench.settings_report().expect("a wrong setting is told beside it");
     assert!(report.ends_with(&format!("\r\n{wrong}\r\n")), "{report:?}");
     assert!(times <= TIMES_BARE_MAX, "{times:.1} times the bare kernel's boot is too much");
-    assert!(memory.ours() <= MEMORY_MIB_MAX, "our processes hold too much:\n{memory}");
+    assert!(memory.ours() <= MEMORY_MIB_MAX, "our processes hold too much:\n{}", memory.against(64));
 }
