@@ -55,6 +55,8 @@ pub enum Verb {
     CollectLogs(crate::telemetry::CollectLogs),
     /// Measure a node, its pods and its board and send that to the cluster's metric store: what the pods of a DaemonSet run.
     CollectMetrics(crate::telemetry::CollectMetrics),
+    /// Give the node a signed bundle to update its board with, and mirror what becomes of it: what the pods of a DaemonSet run.
+    UpdateAgent(crate::update::agent::UpdateAgent),
     /// Print the version.
     Version,
 }

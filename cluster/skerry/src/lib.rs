@@ -22,6 +22,7 @@ pub mod server;
 mod supervise;
 pub mod telemetry;
 mod tokens;
+pub mod update;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Verb::CollectLogs(options) => told(telemetry::collect_logs(options)),
         Verb::CollectMetrics(options) => told(telemetry::collect_metrics(options)),
         Verb::Cleanup(options) => told(server::clean_up(options)),
+        Verb::UpdateAgent(options) => told(update::agent::run(options)),
         Verb::Backup(options) => told(backup::run(options)),
         Verb::Restore(options) => told(restore::run(options)),
     }

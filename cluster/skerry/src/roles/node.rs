@@ -26,6 +26,7 @@ use super::network::PodNetwork;
 use super::peers::{self, Peers};
 use super::{dns, range};
 use crate::supervise;
+use crate::update::node::{self as updates, Updates};
 
 /// Where a board's firmware holds images that are never collected.
 const FIRMWARE_IMAGES: &str = "/usr/share/skerry/images";
@@ -161,7 +162,24 @@ async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
             clock: parts.clock.clone(),
         })
     });
-    futures::future::join4(kubelet, proxy, names, routes).await;
+    let updates = async {
+        // Only a board has slots.
+        if Path::new(FIRMWARE_IMAGES).is_dir() {
+            supervise::role("updates", || take_updates(parts)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    futures::future::join5(kubelet, proxy, names, routes, updates).await;
+}
+
+async fn take_updates(parts: &NodeParts) -> Result<(), Infallible> {
+    let updates = Updates {
+        node: parts.name.clone(),
+        client: Client::new(parts.door.clone()),
+        clock: parts.clock.clone(),
+        socket: PathBuf::from(bundle::message::SOCKET),
+    };
+    match updates::run(updates).await {}
 }
 
 /// Ends every pod of a data folder and takes its namespaces, mounts, cgroups and links away; images and logs stay.
