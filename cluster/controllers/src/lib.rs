@@ -37,6 +37,7 @@ mod revisions;
 mod serviceaccount;
 mod statefulset;
 mod taints;
+mod terminated;
 #[cfg(test)]
 mod testing;
 mod times;
@@ -58,6 +59,8 @@ pub struct Options {
     pub signer: Option<Signer>,
     /// A node that is silent for so long is not known to be ready, and its pods are to leave.
     pub node_monitor_grace_period: Duration,
+    /// So many pods that are over stay; with 0 all do.
+    pub terminated_pod_gc_threshold: usize,
     /// Where machines that join find the API server, such as `https://10.0.0.1:6443`.
     pub server: String,
 }
@@ -65,6 +68,9 @@ pub struct Options {
 /// [`Options::node_monitor_grace_period`] at the edge, where few nodes stand for many: four missed reports (upstream waits
 /// for 50 s since v1.32, 40 s before).
 pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(20);
+
+/// [`Options::terminated_pod_gc_threshold`] at the edge, where each costs memory (upstream keeps 12,500).
+pub const TERMINATED_POD_GC_THRESHOLD: usize = 1_000;
 
 /// Who signs certificates.
 #[derive(Clone)]
@@ -104,6 +110,7 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(node::Lifecycle::new(CLUSTER_NETWORK, options.node_monitor_grace_period)),
         Box::new(taints::Evictions::default()),
         Box::new(podgc::PodGc::default()),
+        Box::new(terminated::Terminated::new(options.terminated_pod_gc_threshold)),
         Box::new(disruption::Budgets),
         Box::new(binding::Binder),
         Box::new(protection::Claims),

@@ -106,7 +106,7 @@ fn disrupt(mut status: PodStatus, now: Timestamp) -> PodStatus {
     status
 }
 
-fn remove(pod: &Pod) -> Write {
+pub(crate) fn remove(pod: &Pod) -> Write {
     Write::delete(pod, DeleteOptions { grace_period: Some(0), ..DeleteOptions::default() })
 }
 

@@ -95,6 +95,9 @@ pub struct Server {
     /// How long a pod that does not say stays on a node that cannot be reached; upstream's default is 300.
     #[arg(long, value_name = "SECONDS", default_value_t = apiserver::TOLERATION_SECONDS)]
     pub default_unreachable_toleration_seconds: i64,
+    /// So many pods that are over stay, the oldest go; 0 keeps all, and upstream's default is 12500.
+    #[arg(long, value_name = "NUMBER", default_value_t = controllers::TERMINATED_POD_GC_THRESHOLD)]
+    pub terminated_pod_gc_threshold: usize,
     /// A token by which machines may join, as long as it is given here: abcdef.0123456789abcdef.
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     pub token: Option<BootstrapToken>,

@@ -53,6 +53,7 @@ impl Manager {
             signer: None,
             server: "https://10.0.0.1:6443".to_owned(),
             node_monitor_grace_period,
+            terminated_pod_gc_threshold: controllers::TERMINATED_POD_GC_THRESHOLD,
         });
         let engines = all.into_iter().map(|each| Engine::new(each, feeds.caches.clone(), || {})).collect();
         Manager { engines, feeds, work: Vec::new(), known_resources: false, recent: VecDeque::new() }

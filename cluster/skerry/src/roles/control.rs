@@ -29,6 +29,7 @@ async fn run_controllers(parts: &Arc<Parts>, caches: &Arc<Caches>) {
             signer: Some(controllers::Signer(parts.pki.clone())),
             server: format!("https://{}:{}", parts.api_address, parts.api_port),
             node_monitor_grace_period: parts.options.node_monitor_grace_period,
+            terminated_pod_gc_threshold: parts.options.terminated_pod_gc_threshold,
         };
         async move {
             control::run::run(controllers::all(options), door, caches, clock).await;
