@@ -161,8 +161,10 @@ pub(crate) struct Search {
 
 impl Search {
     pub(crate) fn new(query: Query) -> Search {
+        // Without this every page would read again all that the pages before it showed.
+        let since = query.after.map_or(query.since, |after| after.time.max(query.since));
         Search {
-            query: Query { limit: query.limit.clamp(1, LINES_MAX), ..query },
+            query: Query { limit: query.limit.clamp(1, LINES_MAX), since, ..query },
             found: BTreeMap::new(),
             bytes: 0,
             left_out: false,
@@ -220,7 +222,16 @@ impl Search {
             return self.put(place(part.first, part.start), || Some(entry));
         }
         let pattern = self.query.pattern.clone();
+        let useful = self.useful();
         for (index, (at, line)) in cri::lines(bytes).enumerate() {
+            let stamp = cri::stamp(line);
+            if stamp.is_some_and(|stamp| stamp < &useful.first[..]) {
+                continue;
+            }
+            if useful.last.as_ref().is_some_and(|last| stamp.is_some_and(|stamp| stamp > &last[..])) {
+                self.left_out = true;
+                continue;
+            }
             let parsed = cri::read(line, part.first);
             let start = part.start + if part.kind == Kind::Lines { index } else { at } as u64;
             self.put(place(parsed.time, start), || {
@@ -233,6 +244,20 @@ impl Search {
                     text: text.into_owned(),
                 })
             });
+        }
+    }
+
+    /// The times that lines of this page can still have.
+    fn useful(&self) -> Useful {
+        let text = |time: i64| Timestamp(time.into()).rfc3339_nanos().into_bytes();
+        let worst = if self.query.newest { self.found.first_key_value() } else { self.found.last_key_value() };
+        let worst = worst.map(|(place, _)| place.time).filter(|_| self.is_full());
+        let since = self.query.since;
+        match worst {
+            Some(worst) if self.query.newest => Useful { first: text(worst.max(since)), last: None },
+            // What is past `until` is not left out, it is not wanted; only reading it tells.
+            Some(worst) if self.query.until == i64::MAX => Useful { first: text(since), last: Some(text(worst)) },
+            _ => Useful { first: text(since), last: None },
         }
     }
 
@@ -276,6 +301,12 @@ impl Search {
         let more = last.filter(|_| self.left_out && !self.query.newest);
         Page { entries: self.found.into_values().collect(), more, last }
     }
+}
+
+/// Times as lines begin with them: most lines of the blocks around a page are passed over without being read.
+struct Useful {
+    first: Vec<u8>,
+    last: Option<Vec<u8>>,
 }
 
 impl Entry {

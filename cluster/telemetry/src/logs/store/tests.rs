@@ -160,6 +160,29 @@ fn lines_are_found_by_name_time_and_text() {
     }
 }
 
+/// A million lines took minutes to page through: each page read all blocks before it again.
+#[test]
+fn a_page_reads_no_block_that_ends_before_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let mut at = 0;
+    for number in 0..600 {
+        let line = line("a", number);
+        send(&store, vec![bytes("a", at, &line)]);
+        at += line.len() as u64;
+    }
+    let (mut query, mut read) = (Query { limit: 100, ..Query::default() }, Vec::new());
+    loop {
+        read.push(store.inner().blocks(&mut Search::new(query.clone())).len());
+        query.after = store.query(query.clone()).more;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert!(read.len() == 6 && read.windows(2).all(|two| two[1] < two[0]), "blocks of each page: {read:?}");
+    assert!(read[5] <= read[0] / 4, "blocks of each page: {read:?}");
+}
+
 #[test]
 fn the_oldest_segments_go_and_their_lines_do_not_come_back() {
     let folder = tempfile::tempdir().expect("a folder");
