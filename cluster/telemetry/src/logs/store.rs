@@ -35,6 +35,8 @@ const PART_BYTES: usize = 128 << 10;
 /// Names and positions kept: a cluster that starts a pod each minute makes so many in two weeks.
 const STREAMS_MAX: usize = 20_000;
 const LEVEL: i32 = 3;
+/// Age is looked at each hour at least: a clock that has gone on by more since was set, and nothing has become older by that.
+const STEP_NANOS_MAX: i64 = 86_400_000_000_000;
 
 /// What a store is given.
 #[derive(Clone, Debug)]
@@ -110,6 +112,8 @@ struct Inner {
     dirty: bool,
     /// The last batch.
     batch: u64,
+    /// When age was last looked at.
+    looked: Option<i64>,
 }
 
 /// A piece of a stream that is not in a segment yet.
@@ -198,8 +202,17 @@ impl LogStore {
         let journal = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let journal = Arc::new(journal.map_err(failed(&path))?);
         let (head, head_bytes) = (BTreeMap::new(), 0);
-        let mut inner =
-            Inner { streams, segments, head, head_bytes, journal, journal_bytes: 0, dirty: false, batch: sealed };
+        let mut inner = Inner {
+            streams,
+            segments,
+            head,
+            head_bytes,
+            journal,
+            journal_bytes: 0,
+            dirty: false,
+            batch: sealed,
+            looked: None,
+        };
         inner.replay(sealed).map_err(failed(&path))?;
         if inner.journal_bytes == 0 {
             inner.begin_journal(&options.folder, 0).map_err(failed(&path))?;
@@ -464,7 +477,17 @@ impl Inner {
         Ok(())
     }
 
+    /// Leaves the age of what there is as it was when the clock was set.
+    fn follow_clock(&mut self, now: i64) {
+        let passed = self.looked.map_or(0, |looked| now.saturating_sub(looked));
+        self.looked = Some(now);
+        if !(0..=STEP_NANOS_MAX).contains(&passed) {
+            self.segments.iter_mut().for_each(|segment| segment.now = segment.now.saturating_add(passed));
+        }
+    }
+
     fn retain(&mut self, options: &Options, now: i64) {
+        self.follow_clock(now);
         let age = i64::try_from(options.age_max.as_nanos()).unwrap_or(i64::MAX);
         let mut bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         // Room for the segment that is being filled is kept free.

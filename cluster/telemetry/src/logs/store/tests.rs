@@ -183,6 +183,101 @@ fn a_page_reads_no_block_that_ends_before_it() {
     assert!(read[5] <= read[0] / 4, "blocks of each page: {read:?}");
 }
 
+/// The store on a file system of its own that somebody else fills.
+#[test]
+fn a_full_disk_is_told_and_what_comes_when_there_is_room_follows_what_was_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = small_disk(folder.path());
+    let store = open(folder.path());
+    let first = text("a", 10);
+    let end = first.len() as u64;
+    assert_eq!(send(&store, vec![bytes("a", 0, &first)]), [end]);
+    let ballast = folder.path().join("ballast");
+    let filled = fs::write(&ballast, vec![7; 4 << 20]);
+    assert!(filled.is_err(), "the disk is full");
+    let rest: String = (10..600).map(|number| line("a", number)).collect();
+    let refused = loop {
+        // What fits in the last block of the journal is still taken.
+        let known = store.known("n1").streams[0].1.end;
+        let chunk = bytes("a", 0, &text("a", count_of("a", known) + 10));
+        if let Err(error) = store.ingest(Batch { chunks: vec![chunk] }, Timestamp::from_seconds(1)) {
+            break base::chain(&error).to_string();
+        }
+    };
+    assert!(refused.contains("failed to write the log store at") && refused.contains("No space left"), "{refused}");
+    let known = store.known("n1").streams[0].1.end;
+    let stored = count_of("a", known);
+    assert_eq!(lines_of(&store, "a", 1000), said("a", stored), "what was taken is there");
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(lines_of(&store, "a", 1000), said("a", stored), "after a restart with the disk still full");
+    fs::remove_file(&ballast).expect("removed");
+    let all = format!("{first}{rest}");
+    assert_eq!(send(&store, vec![bytes("a", 0, &all)]), [all.len() as u64], "it goes on");
+    drop(store);
+    assert_eq!(lines_of(&open(folder.path()), "a", 1000), said("a", 600));
+    drop(disk);
+}
+
+/// A file system of a mebibyte, gone when it is dropped.
+struct Disk(PathBuf);
+
+fn small_disk(at: &Path) -> Disk {
+    sys::mounts::mount_at("tmpfs", at, sys::mounts::Flags::empty(), "size=1m").expect("root may mount");
+    Disk(at.to_owned())
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = sys::mounts::unmount(&self.0);
+    }
+}
+
+/// A board's clock begins in the past, is set, and set back: each line is there once, and a page goes on where one ended.
+#[test]
+fn a_clock_that_jumps_neither_loses_nor_repeats_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let minutes = |number: i64| if number / 40 % 2 == 0 { number } else { 10_000_000 + number };
+    let (mut at, mut wanted) = (0, Vec::new());
+    for number in 0..200_i64 {
+        let time = Timestamp((minutes(number) * MINUTE).into()).rfc3339_nanos();
+        let line = format!("{time} stdout F {number}\n");
+        send(&store, vec![bytes("a", at, &line)]);
+        at += line.len() as u64;
+        wanted.push((minutes(number), number.to_string()));
+    }
+    wanted.sort();
+    let wanted: Vec<String> = wanted.into_iter().map(|(_, text)| text).collect();
+    for limit in [1, 7, 1000] {
+        assert_eq!(lines_of(&store, "a", limit), wanted, "pages of {limit}");
+    }
+}
+
+/// A wrong time server once would have cost all logs.
+#[test]
+fn what_is_there_becomes_no_older_when_the_clock_is_set() {
+    const DAY: i64 = 86_400;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    send(&store, vec![bytes("a", 0, &text("a", 100))]);
+    let kept = store.size();
+    assert!(kept.1 > 0, "there is a segment");
+    let mut clock = 1;
+    let mut look_after = |seconds: i64| {
+        clock += seconds;
+        store.expire(Timestamp::from_seconds(clock));
+        store.size()
+    };
+    for seconds in [0, 20_000 * DAY, -5_000 * DAY, 3 * DAY] {
+        assert_eq!(look_after(seconds), kept, "the clock is set by {seconds} s");
+    }
+    for hour in 0..30 * 24 {
+        assert_eq!(look_after(3600), kept, "hour {hour}");
+    }
+    assert_eq!(look_after(3600), (0, 0), "thirty days have passed");
+}
+
 #[test]
 fn the_oldest_segments_go_and_their_lines_do_not_come_back() {
     let folder = tempfile::tempdir().expect("a folder");
