@@ -39,8 +39,7 @@ fn every_line_of_twenty_pods_is_stored_once() {
     let mut kills = 0;
     while cluster.must("get pods -o jsonpath={.items[*].status.phase}").split(' ').any(|phase| phase != "Succeeded") {
         assert!(begun.elapsed() < LIMIT, "the pods do not end");
-        collector.kill().expect("it is ours to kill");
-        collector.wait().expect("it ends");
+        end(&mut collector);
         if kills % 2 == 1 {
             cluster.kill_server();
             cluster.run_server();
@@ -62,8 +61,7 @@ fn every_line_of_twenty_pods_is_stored_once() {
         before = total;
         std::thread::sleep(Duration::from_secs(2));
     };
-    collector.kill().expect("it is ours to kill");
-    collector.wait().expect("it ends");
+    end(&mut collector);
     println!(
         "{} lines, {kills} deaths of the collector, {} of the server, {:?}",
         lines * PODS,
@@ -78,6 +76,26 @@ fn every_line_of_twenty_pods_is_stored_once() {
     let grep = cluster.skerry("logs --pod writer-3 --namespace default --grep ^line.7.x --plain");
     assert_eq!(grep, format!("line 7 {pad}\n"));
     assert_eq!(cluster.skerry("logs --pod writer-3 --namespace kube-system"), "");
+    a_pod_that_came_and_went_while_nobody_collected_is_there(&cluster);
+}
+
+/// The node holds its log.
+fn a_pod_that_came_and_went_while_nobody_collected_is_there(cluster: &Cluster) {
+    cluster.must("run brief --image=busybox:1.28 --restart=Never --command -- seq 1 100");
+    cluster.must_become("--for=jsonpath={.status.phase}=Succeeded pod/brief", 60);
+    cluster.must("delete pod brief --grace-period=1");
+    assert_eq!(cluster.skerry("logs --pod brief --plain"), "");
+    let mut collector = collect(cluster);
+    let wanted: String = (1..=100).map(|number| format!("{number}\n")).collect();
+    cluster.wait("the log of a pod that is gone", LIMIT, |_| {
+        cluster.skerry("logs --namespace default --pod brief --plain") == wanted
+    });
+    end(&mut collector);
+}
+
+fn end(collector: &mut Child) {
+    collector.kill().expect("it is ours to kill");
+    collector.wait().expect("it ends");
 }
 
 fn collect(cluster: &Cluster) -> Child {
