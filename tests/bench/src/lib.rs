@@ -1,7 +1,8 @@
 //! Every figure we promise, measured: load on API servers side by side, and what Skerry takes to start, run pods and idle.
 //!
 //! Start at [`promise`], the table of what is promised; each command of the `bench` program is one function: [`compare`],
-//! [`start::starts`], [`pods::latencies`], [`idle::idle`], [`size::binary`], [`watchers::watchers`].
+//! [`start::starts`], [`pods::latencies`], [`idle::idle`], [`size::binary`], [`watchers::watchers`],
+//! [`telemetry::telemetry`].
 //!
 //! Invariants:
 //! * two servers get the same requests, in turns, over one connection a client (HTTPS, HTTP/2, client certificate, JSON);
@@ -24,6 +25,7 @@ pub mod size;
 pub mod start;
 pub mod syncs;
 mod table;
+pub mod telemetry;
 pub mod watchers;
 
 pub use connection::Connection;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base::chain;
 use bench::promise::{Figure, POD};
-use bench::{BenchError, Load, compare, idle, median, namespace, pods, size, start, watchers};
+use bench::{BenchError, Load, compare, idle, median, namespace, pods, size, start, telemetry, watchers};
 use clap::{Parser, Subcommand};
 use client::Kubeconfig;
 
@@ -105,6 +105,23 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         events: usize,
     },
+    /// Run pods that write a line a second, look on without collectors and then with both: what collecting costs.
+    ///
+    /// Memory is PSS of all our processes with collectors less that without, processor time likewise: what the server does
+    /// for its stores counts, what it does anyway does not.
+    Telemetry {
+        /// Pods that write.
+        #[arg(long, default_value_t = 10)]
+        pods: usize,
+        /// Seconds to wait before each look.
+        #[arg(long, default_value_t = 60)]
+        settle: u64,
+        /// Seconds to look on, twice.
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        #[command(flatten)]
+        images: Images,
+    },
 }
 
 #[derive(clap::Args)]
@@ -197,6 +214,13 @@ async fn measure(command: &Command, program: &Path) -> Result<Vec<Figure>, Bench
             let watching = watchers::watchers(program, *count, *events).await?;
             println!("{watching:#?}");
             Ok(watching.figures())
+        }
+        Command::Telemetry { pods, settle, seconds, images } => {
+            let mut cluster = pods::Cluster::start(program, &images.images).await?;
+            let (settle, period) = (Duration::from_secs(*settle), Duration::from_secs(*seconds));
+            let telemetry = telemetry::telemetry(&mut cluster, *pods, settle, period).await?;
+            println!("{telemetry:#?}");
+            Ok(telemetry.figures())
         }
     }
 }

@@ -48,9 +48,14 @@ impl Cluster {
 
     /// Creates a pod and waits until it is Running; the answer is how long that took.
     pub async fn run_pod(&mut self, name: &str) -> Result<Duration, BenchError> {
+        self.run_pod_with(name, &["sleep", "100000"]).await
+    }
+
+    /// The same with another command.
+    pub async fn run_pod_with(&mut self, name: &str, command: &[&str]) -> Result<Duration, BenchError> {
         let mut watch = self.connection.watch(WATCH).await?;
         let begun = SystemClock.monotonic();
-        self.connection.post(PODS, &pod(name)).await?;
+        self.connection.post(PODS, &pod(name, command)).await?;
         let runs = watch.until(|pod| pod["metadata"]["name"] == name && pod["status"]["phase"] == "Running");
         self.server.within(&format!("pod {name} to run"), runs).await?;
         Ok(SystemClock.monotonic().since(begun))
@@ -79,12 +84,12 @@ pub async fn latencies(cluster: &mut Cluster, count: usize) -> Result<Vec<Durati
     Ok(latencies)
 }
 
-fn pod(name: &str) -> Value {
+fn pod(name: &str, command: &[&str]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {
             "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": IMAGE, "command": ["sleep", "100000"]}],
+            "containers": [{"name": "main", "image": IMAGE, "command": command}],
         },
     })
 }

@@ -109,9 +109,23 @@ pub const LAST_WATCHER: Promise = Promise {
     unit: "ms",
     command: "bench watchers",
 };
+/// Both collectors, and what the stores add to the server.
+pub const COLLECT_MEMORY: Promise = Promise {
+    what: "memory of both collectors and stores, ten pods a line a second (PSS)",
+    bound: Bound::Below(24.0),
+    unit: "MiB",
+    command: "bench telemetry",
+};
+/// The same, of one core.
+pub const COLLECT_CPU: Promise = Promise {
+    what: "CPU of both collectors and stores, likewise, of one core",
+    bound: Bound::AtMost(1.0),
+    unit: "%",
+    command: "bench telemetry",
+};
 
 /// Every promise this crate measures.
-pub const ALL: [&Promise; 17] = [
+pub const ALL: [&Promise; 19] = [
     &CREATE,
     &GET,
     &LIST,
@@ -129,6 +143,8 @@ pub const ALL: [&Promise; 17] = [
     &IMAGE,
     &WATCHER,
     &LAST_WATCHER,
+    &COLLECT_MEMORY,
+    &COLLECT_CPU,
 ];
 
 impl Bound {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::Bytes;
-use bench::{idle, median, namespace, pods, start};
+use bench::{idle, median, namespace, pods, start, telemetry};
 use images::debian::{Cache, Lock};
 use images::{Architecture, build};
 
@@ -19,6 +19,8 @@ const MEMORY_MAX: Bytes = Bytes(128 << 20);
 /// The promise is 60 in ten minutes; right behind the last pod's start a few more are under way.
 const SYNCS_MAX: usize = 6;
 const WRITTEN_MAX: Bytes = Bytes(1 << 20);
+/// Collectors of a debug build; the promise is 24 MiB.
+const COLLECT_MEMORY_MAX: Bytes = Bytes(64 << 20);
 /// Of one core, in a debug build.
 const CPU_SHARE_MAX: f64 = 0.25;
 
@@ -50,6 +52,7 @@ fn a_server_starts_runs_pods_and_idles_within_its_budget() {
         let mut cluster = pods::Cluster::start(&program, &archive).await.expect("a cluster");
         runs_pods_in_time(&mut cluster).await;
         idles(&mut cluster).await;
+        collects(&mut cluster).await;
     });
 }
 
@@ -72,4 +75,12 @@ async fn idles(cluster: &mut pods::Cluster) {
     assert!(Bytes(idle.pss.0 + idle.in_memory_files.0) < MEMORY_MAX, "{idle:?}");
     assert!(idle.syncs <= SYNCS_MAX && idle.written < WRITTEN_MAX, "{idle:?}");
     assert!(idle.cpu.as_secs_f64() < CPU_SHARE_MAX * idle.period.as_secs_f64(), "{idle:?}");
+}
+
+async fn collects(cluster: &mut pods::Cluster) {
+    let (settle, period) = (Duration::from_secs(1), Duration::from_secs(4));
+    let collecting = telemetry::telemetry(cluster, 2, settle, period).await.expect("it collects");
+    assert!(collecting.collectors.iter().all(|used| used.pss.0 > 0), "both are found: {collecting:?}");
+    assert!(collecting.with.pss.0 < collecting.without.pss.0 + COLLECT_MEMORY_MAX.0, "{collecting:?}");
+    assert!(collecting.with.cpu_percent < 100.0 * CPU_SHARE_MAX, "{collecting:?}");
 }
