@@ -29,6 +29,7 @@ pub mod probe;
 pub mod quantity;
 pub mod run;
 pub mod server;
+mod sharing;
 pub mod status;
 pub mod step;
 pub mod stream;

@@ -68,6 +68,8 @@ pub struct Options {
     pub checkpoints: Option<PathBuf>,
     /// Encrypts what it remembers.
     pub checkpoint_key: Option<crate::checkpoint::Key>,
+    /// The images that other nodes may have from this one; `None` hands on none.
+    pub images: Option<oci::Store>,
     /// How this program is started again to touch NFS.
     pub mount_helper: Helper,
     /// The folder for volumes of the class `local` (`D/kubelet/local`). Made when one is.
@@ -187,6 +189,7 @@ impl Options {
             static_pods: None,
             checkpoints: None,
             checkpoint_key: None,
+            images: None,
             mount_helper: Helper { program: std::env::current_exe().unwrap_or_default(), args: vec!["mounter".into()] },
             // Other machines read it, so it must not depend on where this program was started.
             local_volumes: std::path::absolute(data_dir.join("local")).unwrap_or_else(|_| data_dir.join("local")),

@@ -29,6 +29,7 @@ use crate::make::network::Resolver;
 use crate::node::{self, Health};
 use crate::objects::Objects;
 use crate::pod::PodInfo;
+use crate::sharing::Sharing;
 use crate::tasks::{Owner, Tasks};
 use crate::worker::{self, Handle, Node, Origin, Update};
 use crate::{Live, Options, caretaker, image, logs, server};
@@ -119,6 +120,7 @@ pub async fn run(
         allocatable_milli: node::allocatable_milli(&options),
         objects: Objects::new(client.clone()),
         pulls: Semaphore::new(PULLS_MAX),
+        sharing: Sharing::new(options.images.clone(), clock.clone()),
         options,
         client,
         runtime,

@@ -3,7 +3,8 @@
 //! Start at [`serve`]; [`route`] reads paths, [`answer`] does what they ask.
 //!
 //! Invariants:
-//! * a client shows a certificate of the cluster's CA, and is the API server or a member of `system:masters`;
+//! * a client shows a certificate of the cluster's CA, and is the API server or a member of `system:masters`; other nodes get
+//!   images and nothing else (`sharing.rs`);
 //! * an error is a Status that says what is wrong in one line. Upstream's kubelet sends the bare line and its API server makes
 //!   a Status of it; ours passes bytes through, so that the words must come whole from here.
 //!
@@ -55,7 +56,7 @@ const SPDY_COMMAND: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.c
 /// SPDY subprotocol of port-forward.
 const SPDY_FORWARD: [&str; 1] = ["portforward.k8s.io"];
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// A listener, and the keys that it shows.
 pub struct Listener {
@@ -257,13 +258,13 @@ fn flag(query: &[(String, String)], names: &[&str]) -> bool {
 }
 
 /// What is said instead of an answer.
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl Refusal {
     fn bad(text: impl Into<String>) -> Refusal {
         Refusal(StatusCode::BAD_REQUEST, text.into())
     }
-    fn missing(text: impl Into<String>) -> Refusal {
+    pub(crate) fn missing(text: impl Into<String>) -> Refusal {
         Refusal(StatusCode::NOT_FOUND, text.into())
     }
     fn internal(error: &RuntimeError) -> Refusal {
@@ -278,6 +279,7 @@ impl Refusal {
             StatusCode::FORBIDDEN => "Forbidden",
             StatusCode::NOT_FOUND => "NotFound",
             StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
+            StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
             _ => "InternalError",
         };
         let status = serde_json::json!({
@@ -289,7 +291,7 @@ impl Refusal {
 }
 
 fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
@@ -306,12 +308,28 @@ struct Context {
 
 impl Context {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(path) = request.uri().path().strip_prefix(oci::PEERS_PATH) {
+            return self.share(path, &request).await.unwrap_or_else(Refusal::response);
+        }
         let route = self.admit().and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found")));
         let answer = match route {
             Ok(route) => self.answer(route, request).await,
             Err(refusal) => Err(refusal),
         };
         answer.unwrap_or_else(|refusal| refusal.response())
+    }
+
+    /// What other nodes ask for; they may ask for nothing else.
+    async fn share(&self, path: &str, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let peer = self.peer.as_ref().ok_or_else(|| Refusal(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned()))?;
+        if !(peer.name.starts_with("system:node:") && peer.groups.iter().any(|group| group == "system:nodes")) {
+            return Err(Refusal(StatusCode::FORBIDDEN, format!("Forbidden: {} is no node", peer.name)));
+        }
+        if request.method() != Method::GET {
+            return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "images are only read here".to_owned()));
+        }
+        let proof = request.headers().get(oci::PEERS_PROOF).and_then(|value| value.to_str().ok());
+        self.node.sharing.answer(path, proof.map(str::to_owned)).await
     }
 
     /// Upstream asks the API server with a SubjectAccessReview; here the cluster has two such users, both known.
@@ -388,7 +406,7 @@ impl Context {
         });
         let body =
             futures::stream::unfold(body, |mut body| async move { body.recv().await.map(|piece| (piece, body)) });
-        let body = StreamBody::new(body.map(|piece: Bytes| Ok::<_, Infallible>(Frame::data(piece))));
+        let body = StreamBody::new(body.map(|piece: Bytes| Ok(Frame::data(piece))));
         let mut response = Response::new(body.boxed_unsync());
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
         Ok(response)
@@ -708,7 +726,7 @@ impl Upgrade {
             }
         };
         // Every part is a constant or base64.
-        builder.body(Full::new(Bytes::new()).boxed_unsync()).expect("valid headers")
+        builder.body(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()).expect("valid headers")
     }
 }
 

@@ -19,8 +19,8 @@ use base::{Clock, Monotonic, chain};
 use client::{Client, DeleteOptions, Kind as _};
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Secret, Service};
 use runtime::{
-    ContainerId, ContainerState, ContainerStatus, Mount, MountPropagation, Runtime, RuntimeError, SandboxId,
-    SandboxState,
+    ContainerId, ContainerState, ContainerStatus, ImageOrigin, Mount, MountPropagation, PulledImage, Runtime,
+    RuntimeError, SandboxId, SandboxState,
 };
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -83,6 +83,8 @@ pub struct Node {
     pub allocatable_milli: BTreeMap<String, i128>,
     /// Pulls at a time.
     pub pulls: Semaphore,
+    /// The images of this node as other nodes see them.
+    pub(crate) sharing: crate::sharing::Sharing,
     /// Tasks that end with the kubelet.
     pub tasks: Tasks,
     /// What the node remembers.
@@ -1027,16 +1029,12 @@ async fn have_image(
     let mut last = None;
     for auth in attempts {
         match node.runtime.pull_image(image.clone(), auth).await {
-            Ok(name) => {
+            Ok(PulledImage { name, from }) => {
                 drop(permit);
                 let (took, waited) = (node.clock.monotonic().since(asked), node.clock.monotonic().since(begun));
                 let size = node.runtime.image_status(name.clone()).await.ok().flatten().map_or(0, |found| found.size.0);
-                let message = format!(
-                    "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {size} bytes.",
-                    short_duration(took),
-                    short_duration(waited)
-                );
-                tell(false, "Pulled", message);
+                let (took, waited) = (short_duration(took), short_duration(waited));
+                tell(false, "Pulled", pulled(&image, &from, &format!("{took} ({waited} including waiting)"), size));
                 return Ok(name);
             }
             Err(error) => last = Some(error),
@@ -1046,6 +1044,20 @@ async fn have_image(
     let (invalid, message) = error.unwrap_or_default();
     tell(true, "Failed", format!("Failed to pull image \"{image}\": {message}"));
     Err(StartFailure::Pull { reason: if invalid { "InvalidImageName" } else { "ErrImagePull" }, message })
+}
+
+/// The words about a pull that went well: upstream's, and where it was from if not from the registry.
+fn pulled(image: &str, from: &ImageOrigin, took: &str, size: u64) -> String {
+    let peer = match from {
+        ImageOrigin::Registry => String::new(),
+        ImageOrigin::Peer(node) => format!(" from peer {node}"),
+        ImageOrigin::Here => {
+            return format!(
+                "Container image \"{image}\" was put on this machine beforehand and is used, as its registry cannot be reached"
+            );
+        }
+    };
+    format!("Successfully pulled image \"{image}\"{peer} in {took}. Image size: {size} bytes.")
 }
 
 /// A duration as Go prints it, to the millisecond.

@@ -121,6 +121,21 @@ async fn only_the_api_server_and_administrators_are_served() {
 }
 
 #[tokio::test]
+async fn other_nodes_get_images_and_nothing_else() {
+    let site = site().await;
+    let now = sys::SystemClock.now();
+    let node = site.pki.kubelet_identity("n2", now).expect("a certificate");
+    let somebody = site.pki.client("system:node:n2", None, now).expect("a certificate");
+    let path = "/skerry/images/docker.io/library/none:1";
+    assert!(site.get(Some(&node), "/pods").await.starts_with("HTTP/1.1 403 "));
+    assert!(site.get(Some(&node), path).await.starts_with("HTTP/1.1 404 "));
+    assert!(site.get(Some(&somebody), path).await.starts_with("HTTP/1.1 403 "));
+    assert!(site.get(None, path).await.starts_with("HTTP/1.1 401 "));
+    let write = format!("PUT {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    assert!(site.ask(Some(&node), &write, b"\0never\0").await.starts_with("HTTP/1.1 405 "));
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_shown_at_once() {
     let mut site = site().await;
     let names = Names { dns: vec!["n2".to_owned()], ..Names::default() };

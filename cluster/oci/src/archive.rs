@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::error::{Doing, OciError};
 use crate::manifest::{Descriptor, Found, Manifest, choose, read, wrong_platform};
 use crate::name::Reference;
-use crate::store::{Image, Store, read_config};
+use crate::store::{Came, Image, Store, read_config};
 use crate::unpack::decompressed;
 
 /// The longest document in an archive.
@@ -94,7 +94,7 @@ fn layout_image(
         [only] => only.clone(),
         several => choose(&title, several, store.platform())?,
     };
-    let (digest, manifest) = resolve(store, archive, &title, &entry)?;
+    let (digest, manifest, documents) = resolve(store, archive, &title, &entry)?;
     let config = archive.blob(&manifest.config)?;
     check_platform(store, &title, &manifest.config, &config)?;
     let diff_ids = diff_ids(&manifest, &config)?;
@@ -106,21 +106,25 @@ fn layout_image(
     }
     let tags = names.iter().filter_map(Reference::tagged);
     let digests = names.iter().map(|name| name.with_digest(&digest));
-    store.add_image(&config, tags, digests)
+    store.add_image(&config, tags, digests, Came { documents, ..Came::default() })
 }
 
-/// Follows indexes down to this machine's manifest. The digest is that of the topmost document, as pullers know it.
+/// Follows indexes down to this machine's manifest. The digest is that of the topmost document, as pullers know it; all that
+/// were followed are told.
 fn resolve(
     store: &Store,
     archive: &mut Archive,
     title: &str,
     entry: &Descriptor,
-) -> Result<(Digest, Manifest), OciError> {
+) -> Result<(Digest, Manifest, Vec<Vec<u8>>), OciError> {
     let top: Digest = entry.digest.parse()?;
-    let mut entry = entry.clone();
+    let (mut entry, mut documents) = (entry.clone(), Vec::new());
     for _ in 0..INDEXES_MAX {
-        match read(title, &archive.blob(&entry)?)? {
-            Found::Manifest(manifest) => return Ok((top, manifest)),
+        let document = archive.blob(&entry)?;
+        let found = read(title, &document)?;
+        documents.push(document);
+        match found {
+            Found::Manifest(manifest) => return Ok((top, manifest, documents)),
             Found::Index(entries) => entry = choose(title, &entries, store.platform())?,
         }
     }
@@ -167,7 +171,7 @@ fn saved_image(store: &Store, archive: &mut Archive, saved: &Saved, names: &[Ref
             store.add_layer(diff_id, archive.part(name)?)?;
         }
     }
-    store.add_image(&config, tags.iter().filter_map(Reference::tagged), [])
+    store.add_image(&config, tags.iter().filter_map(Reference::tagged), [], Came::default())
 }
 
 fn layer_count(image: &str, said: usize, there: usize) -> OciError {

@@ -61,6 +61,14 @@ pub enum OciError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Neither the registry nor another node.
+    #[error("no other node gave it ({peers}), and its registry cannot be reached")]
+    Nowhere {
+        /// What the other nodes said.
+        peers: String,
+        /// Why not the registry.
+        source: Box<OciError>,
+    },
     /// The machine refused.
     #[error("failed to {action}")]
     System {
@@ -82,7 +90,7 @@ impl OciError {
     /// Whether another try may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
-            OciError::Network { .. } => true,
+            OciError::Network { .. } | OciError::Nowhere { .. } => true,
             OciError::Registry { status, .. } => status.starts_with('5') || status.starts_with("429"),
             _ => false,
         }

@@ -139,7 +139,8 @@ impl Http {
     }
 }
 
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Cause>
+/// Sends a request on a connection of its own.
+pub(crate) async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Cause>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::digest::Hashing;
 use crate::error::{Doing, OciError};
 use crate::name::Reference;
-use crate::store::{Image, Store};
+use crate::store::{Came, Image, Store};
 
 /// Where the program lies in its image.
 const PROGRAM: &str = "/skerry";
@@ -46,7 +46,7 @@ impl Store {
             "config": {"Entrypoint": [PROGRAM], "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [diff_id.to_string()]},
         });
-        self.add_image(config.to_string().as_bytes(), name.tagged(), [])
+        self.add_image(config.to_string().as_bytes(), name.tagged(), [], Came::default())
     }
 }
 

@@ -30,8 +30,9 @@ use crate::error::{Doing, OciError};
 use crate::http::{Http, IDLE_LIMIT, network, read_body};
 use crate::manifest::{Descriptor, Found, Manifest, choose, read};
 use crate::name::Reference;
+use crate::peers::{Asked, Finder, Peers};
 use crate::reach::Reach;
-use crate::store::{Image, Store};
+use crate::store::{Came, Image, Store};
 
 /// The longest manifest, index or config.
 const DOCUMENT_BYTES_MAX: usize = 8 << 20;
@@ -70,11 +71,41 @@ pub struct Credentials {
     pub identity_token: String,
 }
 
+impl Credentials {
+    /// What shows a peer that one has the password for a repository, and does not tell it. Like upstream's record of pulled
+    /// images it is a digest: good for what is no word of a dictionary.
+    fn proof(&self, name: &Reference) -> String {
+        let parts = [&name.repository_name(), &self.username, &self.password, &self.identity_token];
+        let parts: Vec<String> = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
+        Digest::of(parts.concat().as_bytes()).hex().to_owned()
+    }
+}
+
 impl fmt::Debug for Credentials {
     /// Secrets do not reach logs.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Credentials({})", self.username)
     }
+}
+
+/// Where an image came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Its registry, or a mirror of that.
+    Registry,
+    /// Another node of the cluster, by its Node's name.
+    Peer(String),
+    /// It was put on this machine beforehand, and no registry can be reached.
+    Here,
+}
+
+/// An image that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// Where it came from.
+    pub from: Origin,
 }
 
 /// Fetches images. Clones share their connections' settings.
@@ -83,6 +114,7 @@ pub struct Puller {
     rules: Arc<Vec<RegistryRule>>,
     http: Http,
     reach: Arc<Reach>,
+    peers: Peers,
 }
 
 /// One place an image may come from.
@@ -97,28 +129,56 @@ struct Source<'a> {
 }
 
 impl Puller {
-    /// Fetches by these rules.
-    pub fn new(rules: Vec<RegistryRule>) -> Puller {
-        Puller { rules: Arc::new(rules), http: Http::default(), reach: Arc::default() }
+    /// Fetches by these rules; `finder` knows the other nodes, if there are any.
+    pub fn new(rules: Vec<RegistryRule>, finder: Option<Finder>) -> Puller {
+        Puller { rules: Arc::new(rules), http: Http::default(), reach: Arc::default(), peers: Peers::new(finder) }
     }
 
-    /// Fetches an image into `store`. What is there already is not fetched again. Where no registry can be reached, an image
-    /// that was put on this machine beforehand will do, as if this machine were its own mirror: pods whose images have no tag
-    /// are to be pulled at each start, and must start on a board that has no internet.
+    /// Fetches an image into `store`. What is there already is not fetched again.
+    ///
+    /// A digest means the same everywhere, so that other nodes are asked for it first. What a tag means the registry says; where
+    /// none can be reached, an image that was put on this machine beforehand will do, as if this machine were its own mirror:
+    /// pods whose images have no tag are to be pulled at each start, and must start on a board that has no internet. Then
+    /// other nodes are asked. A registry that answers no is not passed over.
     pub async fn pull(
         &self,
         store: &Store,
         name: &Reference,
         credentials: Option<&Credentials>,
-    ) -> Result<Image, OciError> {
+    ) -> Result<Pulled, OciError> {
+        let proof = credentials.map(|credentials| credentials.proof(name));
         let kept = if store.is_preloaded(name) { store.find(&name.to_string()) } else { None };
-        let Some(kept) = kept else { return self.fetch(store, name, credentials).await };
-        if !self.any_in_reach(name).await {
+        let kept = kept.map(|image| Pulled { image, from: Origin::Here });
+        if name.digest.is_some()
+            && kept.is_none()
+            && let Asked::Got(image, node) = self.peers.pull(store, name, proof.clone()).await
+        {
+            return Ok(Pulled { image: *image, from: Origin::Peer(node) });
+        }
+        if kept.is_none() && !self.peers.are_known(name) {
+            return self.fetch(store, name, credentials).await;
+        }
+        if self.any_in_reach(name).await {
+            match self.fetch(store, name, credentials).await {
+                Err(OciError::Network { .. }) => {}
+                answer => return answer,
+            }
+        }
+        if let Some(kept) = kept {
             return Ok(kept);
         }
-        match self.fetch(store, name, credentials).await {
-            Err(OciError::Network { .. }) => Ok(kept),
-            answer => answer,
+        match self.peers.pull(store, name, proof).await {
+            Asked::Got(image, node) => Ok(Pulled { image: *image, from: Origin::Peer(node) }),
+            Asked::Nobody(notes) => {
+                // Two seconds may have been too short for a slow line; and the registry's own words are wanted.
+                let answer = self.fetch(store, name, credentials).await;
+                answer.map_err(|source| match source {
+                    source @ OciError::Network { .. } => {
+                        OciError::Nowhere { peers: told(&notes), source: Box::new(source) }
+                    }
+                    other => other,
+                })
+            }
         }
     }
 
@@ -133,6 +193,15 @@ impl Puller {
     }
 
     async fn fetch(
+        &self,
+        store: &Store,
+        name: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Pulled, OciError> {
+        self.fetched(store, name, credentials).await.map(|image| Pulled { image, from: Origin::Registry })
+    }
+
+    async fn fetched(
         &self,
         store: &Store,
         name: &Reference,
@@ -165,6 +234,11 @@ impl Puller {
     }
 }
 
+/// What the peers said, in a few words.
+fn told(notes: &[String]) -> String {
+    if notes.is_empty() { "there is no other node to ask".to_owned() } else { notes.join("; ") }
+}
+
 /// Docker Hub's registry has another address than its name; one on this machine needs no TLS.
 fn base_of(registry: &str) -> String {
     let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
@@ -183,8 +257,10 @@ impl Source<'_> {
         let wanted = name.digest.as_ref().map(ToString::to_string).or(name.tag.clone()).unwrap_or_default();
         let mut document = self.document(&format!("manifests/{wanted}"), name.digest.as_ref()).await?;
         let top = Digest::of(&document);
+        let mut documents = Vec::new();
         let manifest = 'found: {
             for _ in 0..INDEXES_MAX {
+                documents.push(document.clone());
                 match read(&title, &document)? {
                     Found::Manifest(manifest) => break 'found manifest,
                     Found::Index(entries) => {
@@ -200,8 +276,10 @@ impl Source<'_> {
         check_platform(store, &title, &manifest.config, &config)?;
         self.layers(store, &manifest, &config).await?;
         let (tags, digests) = (name.tagged(), name.with_digest(&top));
-        let adding = store.clone();
-        blocking(move || adding.add_image(&config, tags, [digests])).await
+        // A registry that did not ask who we are gives to anybody.
+        let proof = self.credentials.filter(|_| self.authorization().is_some()).map(|each| each.proof(name));
+        let (adding, came) = (store.clone(), Came { documents, proof, preloaded: false });
+        blocking(move || adding.add_image(&config, tags, [digests], came)).await
     }
 
     async fn layers(&self, store: &Store, manifest: &Manifest, config: &[u8]) -> Result<(), OciError> {
@@ -421,7 +499,7 @@ fn is_unreachable(error: &OciError) -> bool {
 }
 
 /// Runs `act` where it may block.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, OciError> + Send + 'static,
 ) -> Result<T, OciError> {
     let done = tokio::task::spawn_blocking(act).await;

@@ -5,6 +5,8 @@
 //! ```text
 //! images/<config digest>.json   an image: its names, its layers, its config; the index is made from these at the start
 //! layers/<digest>/fs            a layer, unpacked, by the digest of its tar
+//! layers/<digest>/recipe        how that tar is made again from it (`recipe.rs`)
+//! documents/<digest>            what proves an image: its config, and the manifests and indexes that lead to it
 //! tmp/                          what is not finished; emptied at the start
 //! ```
 //!
@@ -12,7 +14,8 @@
 //!
 //! Invariants:
 //! * a layer or image is under its name only when it is whole and synced;
-//! * a layer goes when no image and no container uses it.
+//! * a layer goes when no image and no container uses it, a document when no image does;
+//! * who pulled an image with a password does not give it to everybody: [`Image`]s say to whom they may be handed on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,6 +30,7 @@ use crate::digest::{Digest, Hashing, is_hex};
 use crate::error::{Doing, OciError};
 use crate::manifest::{ImageConfig, Platform};
 use crate::name::Reference;
+use crate::recipe::{RECIPE, Recorder, Retold};
 use crate::unpack::{decompressed, unpack};
 
 /// An image on this machine.
@@ -62,6 +66,47 @@ struct Record {
     config: ImageConfig,
     #[serde(default)]
     preloaded: bool,
+    /// Got without a password: anybody may have it.
+    #[serde(default)]
+    open: bool,
+    /// Who else may: [`Credentials::proof`](crate::Credentials::proof) of what it was got with.
+    #[serde(default)]
+    proofs: BTreeSet<String>,
+    /// What leads to its config, by its digests.
+    #[serde(default)]
+    documents: BTreeSet<Digest2>,
+}
+
+impl Record {
+    fn is_for(&self, proof: Option<&str>) -> bool {
+        self.open || proof.is_some_and(|proof| self.proofs.contains(proof))
+    }
+}
+
+/// How an image came here, which decides who may have it from here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Came {
+    /// The indexes and manifests that led to its config.
+    pub(crate) documents: Vec<Vec<u8>>,
+    /// What it was got with; `None` is without any password.
+    pub(crate) proof: Option<String>,
+    /// Put on some machine of the cluster beforehand.
+    pub(crate) preloaded: bool,
+}
+
+/// An image as it is handed on, its layers aside. On its way it is JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Offer {
+    /// Its config, which says everything of it.
+    pub(crate) config: String,
+    /// Indexes and manifests that lead there.
+    pub(crate) documents: Vec<String>,
+    /// Its names by digest.
+    pub(crate) digests: BTreeSet<String>,
+    /// Anybody may have it.
+    pub(crate) open: bool,
+    /// It was put on a machine of the cluster beforehand.
+    pub(crate) preloaded: bool,
 }
 
 /// A digest in a document.
@@ -84,6 +129,12 @@ impl From<Digest2> for String {
 /// The images of this machine. Clones share them.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Store({})", self.0.folder.display())
+    }
+}
 
 struct Inner {
     folder: PathBuf,
@@ -113,7 +164,7 @@ impl Drop for Arriving {
 impl Store {
     /// Opens the images in `folder`, which is made if need be, and those of the firmware in `firmware`.
     pub fn open(folder: &Path, firmware: &[PathBuf]) -> Result<Store, OciError> {
-        for name in ["images", "layers", "tmp", "empty"] {
+        for name in ["images", "layers", "documents", "tmp", "empty"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).doing(format!("make {}", path.display()))?;
         }
@@ -285,6 +336,57 @@ impl Store {
                 tracing::warn!("failed to remove layer {}: {}", entry.path().display(), chain(&error));
             }
         }
+        let ids = state.records.keys();
+        let used: BTreeSet<&str> = ids
+            .chain(state.records.values().flat_map(|record| record.documents.iter().map(|document| &document.0)))
+            .map(Digest::hex)
+            .collect();
+        for entry in fs::read_dir(self.0.folder.join("documents")).into_iter().flatten().flatten() {
+            if !used.contains(entry.file_name().to_string_lossy().as_ref()) {
+                // It is small, and looked at again at the next sweep.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// What somebody who shows `proof` is told of an image, if it may have it and all of it can be handed on.
+    pub(crate) fn offer(&self, name: &Reference, proof: Option<&str>) -> Option<Offer> {
+        let image = self.find(&name.to_string())?;
+        let (folders, record) = self.shared(&image.id, proof)?;
+        let read = |digest: &Digest| {
+            let path = |folder: &PathBuf| folder.join("documents").join(digest.hex());
+            folders.iter().find_map(|folder| fs::read_to_string(path(folder)).ok())
+        };
+        let is_told = |layer: &Digest2| Some(self.layer_path(&layer.0)?.with_file_name(RECIPE).exists());
+        if !record.layers.iter().all(|layer| is_told(layer) == Some(true)) {
+            return None;
+        }
+        Some(Offer {
+            config: read(&image.id)?,
+            documents: record.documents.iter().filter_map(|document| read(&document.0)).collect(),
+            digests: image.digests.into_iter().collect(),
+            open: record.open,
+            preloaded: record.preloaded,
+        })
+    }
+
+    /// A layer's tar, made again, for somebody who shows `proof`; none if it may not have it or there is none.
+    pub(crate) fn retell(&self, id: &Digest, layer: &Digest, proof: Option<&str>) -> Result<Option<Retold>, OciError> {
+        let Some((_, record)) = self.shared(id, proof) else { return Ok(None) };
+        let path = self.layer_path(layer).filter(|_| record.layers.iter().any(|each| each.0 == *layer));
+        let Some(folder) = path.as_deref().and_then(Path::parent) else { return Ok(None) };
+        Retold::open(folder).doing(format!("read how to hand on layer {layer}"))
+    }
+
+    /// An image's record if somebody who shows `proof` may have it, and the folders it lies in.
+    fn shared(&self, id: &Digest, proof: Option<&str>) -> Option<(Vec<PathBuf>, Record)> {
+        let of_firmware = self.0.firmware.iter().find_map(|(folder, records)| Some((folder, records.get(id)?)));
+        if let Some((folder, record)) = of_firmware {
+            let record = Record { preloaded: true, open: true, ..record.clone() };
+            return Some((vec![folder.clone(), self.0.folder.clone()], record));
+        }
+        let record = self.lock().records.get(id).filter(|record| record.is_for(proof))?.clone();
+        Some((vec![self.0.folder.clone()], record))
     }
 
     /// Bytes free where the images lie, and in all.
@@ -305,22 +407,9 @@ impl Store {
     }
 
     /// Unpacks a layer from its (perhaps compressed) bytes; its tar must have the digest `diff_id`.
-    pub(crate) fn add_layer(&self, diff_id: &Digest, stream: impl Read) -> Result<u64, OciError> {
+    pub(crate) fn add_layer(&self, diff_id: &Digest, stream: impl Read + Send) -> Result<u64, OciError> {
         let scratch = self.scratch()?;
-        let fs = scratch.join("fs");
-        fs::create_dir(&fs).doing(format!("make {}", fs.display()))?;
-        let mut hashing = Hashing::new(decompressed(stream).doing(format!("read layer {diff_id}"))?);
-        let size = unpack(&mut hashing, &fs)?;
-        let (found, _) = hashing.finish().doing(format!("read layer {diff_id}"))?;
-        if found != *diff_id {
-            let _ = fs::remove_dir_all(&scratch);
-            let what = "a layer's content".to_owned();
-            return Err(OciError::Digest { what, wanted: diff_id.to_string(), found: found.to_string() });
-        }
-        fs::write(scratch.join("size"), size.to_string()).doing("write a layer's size")?;
-        // A layer's root is what the container sees as `/`.
-        fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).doing("set a layer's mode")?;
-        sys::files::sync_file_system(&scratch)?;
+        let size = unpack_layer(&scratch, diff_id, stream).inspect_err(|_| drop(fs::remove_dir_all(&scratch)))?;
         let target = self.0.folder.join("layers").join(diff_id.hex());
         match fs::rename(&scratch, &target) {
             // Somebody else was faster with the same layer.
@@ -337,7 +426,11 @@ impl Store {
         config_bytes: &[u8],
         names: impl IntoIterator<Item = String>,
         digests: impl IntoIterator<Item = String>,
+        came: Came,
     ) -> Result<Image, OciError> {
+        self.keep_document(config_bytes)?;
+        let documents: BTreeSet<Digest2> =
+            came.documents.iter().map(|bytes| self.keep_document(bytes).map(Digest2)).collect::<Result<_, _>>()?;
         let id = Digest::of(config_bytes);
         let config = read_config(&id, config_bytes)?;
         let layers: Vec<Digest2> =
@@ -352,8 +445,13 @@ impl Store {
             layers,
             size,
             config,
-            preloaded: old.is_some_and(|old| old.preloaded),
+            preloaded: came.preloaded || old.is_some_and(|old| old.preloaded),
+            open: came.proof.is_none() || old.is_some_and(|old| old.open),
+            proofs: old.map(|old| old.proofs.clone()).unwrap_or_default(),
+            documents: old.map(|old| old.documents.clone()).unwrap_or_default(),
         };
+        record.documents.extend(documents);
+        record.proofs.extend(came.proof);
         state.next_sequence += 1;
         record.names.extend(names);
         record.digests.extend(digests);
@@ -374,6 +472,16 @@ impl Store {
         }
         state.records.insert(id.clone(), record.clone());
         Ok(self.image(&id, &record, &self.0.folder, false))
+    }
+
+    /// Keeps a document; it is on the disk before a record names it.
+    fn keep_document(&self, bytes: &[u8]) -> Result<Digest, OciError> {
+        let digest = Digest::of(bytes);
+        let path = self.0.folder.join("documents").join(digest.hex());
+        if !path.exists() {
+            sys::files::write_atomically(&path, bytes, 0o600)?;
+        }
+        Ok(digest)
     }
 
     /// A new folder for unfinished things.
@@ -437,6 +545,29 @@ impl Store {
 
 /// An id may be shortened to so many digits, as people do.
 pub const SHORT_ID_LENGTH_MIN: usize = 12;
+
+/// Fills a folder with a layer, how to hand it on, and its size.
+fn unpack_layer(into: &Path, diff_id: &Digest, stream: impl Read + Send) -> Result<u64, OciError> {
+    let fs = into.join("fs");
+    fs::create_dir(&fs).doing(format!("make {}", fs.display()))?;
+    let recipe = into.join(RECIPE);
+    let recorder = Recorder::create(&recipe).doing("write a layer's recipe")?;
+    let plain = decompressed(stream).doing(format!("read layer {diff_id}"))?;
+    let mut hashing = Hashing::new(recorder.tap(plain));
+    let size = unpack(&mut hashing, &fs, &recorder)?;
+    let (found, _) = hashing.finish().doing(format!("read layer {diff_id}"))?;
+    if found != *diff_id {
+        let what = "a layer's content".to_owned();
+        return Err(OciError::Digest { what, wanted: diff_id.to_string(), found: found.to_string() });
+    }
+    if !recorder.finish().doing("write a layer's recipe")? {
+        fs::remove_file(&recipe).doing("remove a layer's recipe")?;
+    }
+    fs::write(into.join("size"), size.to_string()).doing("write a layer's size")?;
+    // A layer's root is what the container sees as `/`.
+    fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).doing("set a layer's mode")?;
+    Ok(sys::files::sync_file_system(into).map(|()| size)?)
+}
 
 /// Reads an image's config.
 pub(crate) fn read_config(id: &Digest, bytes: &[u8]) -> Result<ImageConfig, OciError> {

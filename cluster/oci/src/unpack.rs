@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use sys::files::{self, Node, Root};
 
 use crate::error::{Doing, OciError};
+use crate::recipe::Recorder;
 
 /// A layer holds at most so many entries; larger ones are somebody's attack.
 const ENTRIES_MAX: u64 = 4_000_000;
@@ -24,7 +25,7 @@ const ENTRIES_MAX: u64 = 4_000_000;
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Undoes the compression that a layer's first bytes show.
-pub(crate) fn decompressed<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     let start = io::BufRead::fill_buf(&mut reader)?;
     Ok(match start {
@@ -34,8 +35,8 @@ pub(crate) fn decompressed<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Rea
     })
 }
 
-/// Unpacks a tar stream into `folder`. The answer is the bytes its files hold.
-pub(crate) fn unpack(stream: impl Read, folder: &Path) -> Result<u64, OciError> {
+/// Unpacks a tar stream into `folder`, and says on the way what of it is where. The answer is the bytes its files hold.
+pub(crate) fn unpack(stream: impl Read, folder: &Path, recorder: &Recorder) -> Result<u64, OciError> {
     let root = Root::open(folder)?;
     let mut bytes = 0;
     let mut folders: Vec<(PathBuf, i64)> = Vec::new();
@@ -50,7 +51,7 @@ pub(crate) fn unpack(stream: impl Read, folder: &Path) -> Result<u64, OciError> 
         if is_root(&path) {
             continue;
         }
-        bytes += one(&root, &path, &mut entry, &mut folders)?;
+        bytes += one(&root, &path, &mut entry, &mut folders, recorder)?;
     }
     // Last, as every file in it would set the folder's time anew; the deepest first changes nothing here.
     for (path, seconds) in folders {
@@ -69,10 +70,11 @@ fn one<R: Read>(
     path: &Path,
     entry: &mut tar::Entry<'_, R>,
     folders: &mut Vec<(PathBuf, i64)>,
+    recorder: &Recorder,
 ) -> Result<u64, OciError> {
     let (parent, name) = root.parent_of(path)?;
     if let Some(hidden) = name.to_bytes().strip_prefix(b".wh.") {
-        return hide(root, path, &parent, hidden).map(|()| 0);
+        return hide(root, path, &parent, hidden, recorder).map(|()| 0);
     }
     let header = entry.header().clone();
     let malformed = |error: io::Error| OciError::malformed(format!("layer entry {}", path.display()), error);
@@ -83,6 +85,7 @@ fn one<R: Read>(
     let is_folder = kind.is_dir();
     if files::kind_of(&parent, &name).is_some_and(|found| found != libc::S_IFDIR || !is_folder) {
         files::remove(&parent, &name)?;
+        recorder.is_lost();
     }
     let mut length = 0;
     match kind {
@@ -90,9 +93,12 @@ fn one<R: Read>(
             files::make_folder(&parent, &name, 0o755)?;
             folders.push((path.to_owned(), seconds));
         }
-        tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+        tar::EntryType::Regular | tar::EntryType::Continuous => {
+            recorder.content(entry.raw_file_position(), entry.size(), path);
             length = write(&parent, &name, path, entry)?;
         }
+        // What a sparse file holds is not what the tar holds of it.
+        tar::EntryType::GNUSparse => length = write(&parent, &name, path, entry)?,
         tar::EntryType::Symlink => files::make_link(&parent, &name, &link_target(entry, path)?)?,
         tar::EntryType::Link => {
             let target = link_target(entry, path)?;
@@ -131,7 +137,7 @@ fn number(field: &[u8], read: impl Fn() -> io::Result<u64>) -> io::Result<u64> {
 }
 
 /// What overlayfs takes for "not here (any more)".
-fn hide(root: &Root, path: &Path, parent: &File, hidden: &[u8]) -> Result<(), OciError> {
+fn hide(root: &Root, path: &Path, parent: &File, hidden: &[u8], recorder: &Recorder) -> Result<(), OciError> {
     if hidden == b".wh..opq" {
         let folder = path.parent().unwrap_or(Path::new(""));
         if is_root(folder) {
@@ -145,7 +151,10 @@ fn hide(root: &Root, path: &Path, parent: &File, hidden: &[u8]) -> Result<(), Oc
         return Ok(());
     }
     let name = CString::new(hidden).map_err(|error| OciError::malformed("a whiteout", error))?;
-    files::remove(parent, &name)?;
+    if files::kind_of(parent, &name).is_some() {
+        files::remove(parent, &name)?;
+        recorder.is_lost();
+    }
     Ok(files::make_node(parent, &name, Node::Character(0, 0), 0)?)
 }
 
@@ -183,6 +192,7 @@ mod tests {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
     use super::*;
+    use crate::recipe::Retold;
 
     /// A layer, from lines of `kind name [link or content]`.
     fn layer(lines: &[&str]) -> Vec<u8> {
@@ -228,8 +238,54 @@ mod tests {
     fn unpacked(lines: &[&str]) -> (tempfile::TempDir, Result<u64, OciError>) {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("fs")).expect("made");
-        let answer = unpack(&layer(lines)[..], &folder.path().join("fs"));
+        let layer = layer(lines);
+        let path = folder.path().join("recipe");
+        let recorder = Recorder::create(&path).expect("a recipe");
+        let mut tap = recorder.tap(&layer[..]);
+        let answer = unpack(&mut tap, &folder.path().join("fs"), &recorder);
+        std::io::copy(&mut tap, &mut std::io::sink()).expect("read on");
+        drop(tap);
+        if !recorder.finish().expect("written") || answer.is_err() {
+            fs::remove_file(path).expect("removed");
+        }
         (folder, answer)
+    }
+
+    /// The layer as it is handed on.
+    fn retold(lines: &[&str]) -> Option<Vec<u8>> {
+        let (folder, answer) = unpacked(lines);
+        answer.expect("unpacked");
+        let mut retold = Retold::open(folder.path()).expect("readable")?;
+        let mut bytes = Vec::new();
+        retold.read_to_end(&mut bytes).expect("all of it");
+        assert_eq!(retold.length(), bytes.len() as u64);
+        Some(bytes)
+    }
+
+    #[test]
+    fn a_layer_is_handed_on_byte_for_byte() {
+        let lines =
+            ["dir d", "file d/a hello", "hard d/b d/a", "link l d", "file l/c through", "null n", "cap c x", "file e"];
+        assert_eq!(retold(&lines), Some(layer(&lines)));
+        assert_eq!(
+            retold(&["file d/.wh.a", "file d/.wh..wh..opq"]),
+            Some(layer(&["file d/.wh.a", "file d/.wh..wh..opq"]))
+        );
+    }
+
+    #[test]
+    fn what_a_layer_took_from_itself_cannot_be_handed_on() {
+        assert_eq!(retold(&["file a x", "file a y"]), None);
+        assert_eq!(retold(&["file a x", "file .wh.a"]), None);
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_not_handed_on() {
+        let (folder, _) = unpacked(&["file a hello"]);
+        fs::write(folder.path().join("fs/a"), "longer than it was").expect("written");
+        let mut retold = Retold::open(folder.path()).expect("readable").expect("a recipe");
+        let error = retold.read_to_end(&mut Vec::new()).expect_err("it is another");
+        assert_eq!(error.to_string(), "a in a layer is not what was unpacked");
     }
 
     #[test]
@@ -263,7 +319,10 @@ mod tests {
         for count in 1..=lines.len() {
             let (folder, _) = unpacked(&lines[..count]);
             let beside: Vec<_> = fs::read_dir(folder.path()).expect("listed").flatten().collect();
-            assert_eq!(beside.len(), 1, "{beside:?}");
+            assert!(
+                beside.iter().all(|entry| ["fs", "recipe"].iter().any(|name| entry.file_name() == *name)),
+                "{beside:?}"
+            );
         }
         let (_folder, answer) = unpacked(&["hard h ../../etc/passwd"]);
         assert!(answer.is_err(), "there is no etc/passwd inside");

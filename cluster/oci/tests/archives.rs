@@ -202,12 +202,12 @@ async fn an_image_that_was_put_here_beforehand_needs_no_registry() {
     fs::write(folder.join("good.tar"), tar(&layout(&[(OUT_OF_REACH, &here())]))).expect("written");
     let added = machine.store.preload(&folder);
     let added = added[0].1.as_ref().expect("added");
-    let puller = oci::Puller::new(Vec::new());
+    let puller = oci::Puller::new(Vec::new(), None);
     let name = OUT_OF_REACH.parse().expect("a name");
     let reopened = Store::open(machine.store.folder(), &[]).expect("a store");
     for store in [&machine.store, &reopened] {
         let pulled = puller.pull(store, &name, None).await.expect("what is here will do");
-        assert_eq!(pulled.id, added[0].id);
+        assert_eq!((pulled.image.id, pulled.from), (added[0].id.clone(), oci::Origin::Here));
     }
 }
 
@@ -217,6 +217,7 @@ async fn any_other_image_is_not_taken_for_pulled() {
     let archive = machine.folder.path().join("x.tar");
     fs::write(&archive, tar(&layout(&[(OUT_OF_REACH, &here())]))).expect("written");
     machine.store.import(&archive, &[]).expect("imported");
-    let pulled = oci::Puller::new(Vec::new()).pull(&machine.store, &OUT_OF_REACH.parse().expect("a name"), None).await;
+    let pulled =
+        oci::Puller::new(Vec::new(), None).pull(&machine.store, &OUT_OF_REACH.parse().expect("a name"), None).await;
     assert!(matches!(pulled, Err(OciError::Network { .. })), "{pulled:?}");
 }

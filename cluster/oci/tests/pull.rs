@@ -180,9 +180,9 @@ fn told(error: &oci::OciError) -> String {
 async fn an_image_is_fetched_once_and_found_by_all_its_names() {
     let (address, shelf) = registry(image(&Platform::here().architecture)).await;
     let machine = machine();
-    let puller = Puller::new(Vec::new());
+    let puller = Puller::new(Vec::new(), None);
     let wanted = name(&format!("{address}/team/app:v1"));
-    let found = puller.pull(&machine.store, &wanted, None).await.expect("pulled");
+    let found = puller.pull(&machine.store, &wanted, None).await.expect("pulled").image;
     assert_eq!(found.config.config.cmd, ["run"]);
     assert_eq!(fs::read(found.layers[0].join("large")).expect("unpacked").len(), 100_000);
     let layers = |shelf: &Mutex<Shelf>| {
@@ -207,7 +207,7 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
     let (address, shelf) = registry(Shelf { breaks: true, ..image(&Platform::here().architecture) }).await;
     let machine = machine();
     let wanted = name(&format!("{address}/team/app:v1"));
-    Puller::new(Vec::new()).pull(&machine.store, &wanted, None).await.expect("pulled");
+    Puller::new(Vec::new(), None).pull(&machine.store, &wanted, None).await.expect("pulled");
     let calls = shelf.lock().expect("no panic").calls.clone();
     assert!(calls.iter().any(|call| call.contains("bytes=") && !call.contains("bytes=0-")), "{calls:?}");
 }
@@ -217,7 +217,7 @@ async fn a_registry_may_want_to_know_who_asks() {
     let user = Some(("me".to_owned(), "secret".to_owned()));
     let (address, _) = registry(Shelf { user, ..image(&Platform::here().architecture) }).await;
     let machine = machine();
-    let puller = Puller::new(Vec::new());
+    let puller = Puller::new(Vec::new(), None);
     let wanted = name(&format!("{address}/team/app:v1"));
     let error = puller.pull(&machine.store, &wanted, None).await.expect_err("nobody");
     assert_eq!(told(&error), format!("{address} answered 401 Unauthorized for team/app/token: who are you"));
@@ -229,7 +229,7 @@ async fn a_registry_may_want_to_know_who_asks() {
 async fn what_is_not_there_or_not_for_here_is_told() {
     let (address, _) = registry(image("s390x")).await;
     let machine = machine();
-    let puller = Puller::new(Vec::new());
+    let puller = Puller::new(Vec::new(), None);
     let error = puller.pull(&machine.store, &name(&format!("{address}/team/app:v2")), None).await.expect_err("no v2");
     assert_eq!(told(&error), format!("{address} answered 404 Not Found for team/app/manifests/v2: manifest unknown"));
     let error = puller.pull(&machine.store, &name(&format!("{address}/team/app:v1")), None).await.expect_err("s390x");
@@ -249,7 +249,7 @@ async fn content_that_is_not_what_it_says_is_refused() {
     let (address, _) = registry(shelf).await;
     let machine = machine();
     let wanted = name(&format!("{address}/team/app:v1"));
-    let error = Puller::new(Vec::new()).pull(&machine.store, &wanted, None).await.expect_err("changed");
+    let error = Puller::new(Vec::new(), None).pull(&machine.store, &wanted, None).await.expect_err("changed");
     assert!(told(&error).starts_with("a layer is sha256:"), "{}", told(&error));
     assert!(machine.store.list().is_empty());
     let left: Vec<_> = fs::read_dir(machine.store.folder().join("tmp")).expect("listed").flatten().collect();
@@ -266,6 +266,6 @@ async fn mirrors_come_first() {
         mirrors: vec!["http://127.0.0.1:1".into(), format!("http://{address}/")],
     };
     let wanted = name("registry.example/team/app:v1");
-    let found = Puller::new(vec![rule]).pull(&machine.store, &wanted, None).await.expect("pulled");
+    let found = Puller::new(vec![rule], None).pull(&machine.store, &wanted, None).await.expect("pulled").image;
     assert_eq!(found.names, ["registry.example/team/app:v1"]);
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use oci::Origin as ImageOrigin;
+
 use base::{Bytes, Timestamp};
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
@@ -415,6 +417,15 @@ pub struct RuntimeEvent {
     pub pod_uid: String,
 }
 
+/// An image that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The reference to use in [`ContainerConfig::image`].
+    pub name: String,
+    /// Where it came from.
+    pub from: ImageOrigin,
+}
+
 /// Why the runtime did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -530,8 +541,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Connects to a TCP port on the pod's loopback.
     fn port_forward(&self, sandbox: SandboxId, port: u16) -> Answer<(Output, Input)>;
 
-    /// Fetches an image; the answer is the reference to use in [`ContainerConfig::image`].
-    fn pull_image(&self, image: String, auth: Option<RegistryAuth>) -> Answer<String>;
+    /// Fetches an image.
+    fn pull_image(&self, image: String, auth: Option<RegistryAuth>) -> Answer<PulledImage>;
     /// An image on this machine, by any of its names.
     fn image_status(&self, image: String) -> Answer<Option<ImageStatus>>;
     /// All images.

@@ -43,6 +43,8 @@ pub struct Options {
     pub network: Arc<dyn Network>,
     /// Insecure and mirrored registries.
     pub registries: Vec<RegistryRule>,
+    /// Knows the other nodes that may have an image.
+    pub peers: Option<oci::Finder>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The seed of ids.
@@ -275,7 +277,7 @@ impl Runtime for Embedded {
         .boxed()
     }
 
-    fn pull_image(&self, image: String, auth: Option<RegistryAuth>) -> Answer<String> {
+    fn pull_image(&self, image: String, auth: Option<RegistryAuth>) -> Answer<PulledImage> {
         if image == crate::own::IMAGE {
             return self.blocking("make the image of our own program", |node| node.make_own_image());
         }

@@ -462,13 +462,13 @@ impl Runtime for FakeRuntime {
         .boxed()
     }
 
-    fn pull_image(&self, image: String, _auth: Option<RegistryAuth>) -> Answer<String> {
+    fn pull_image(&self, image: String, _auth: Option<RegistryAuth>) -> Answer<PulledImage> {
         self.answer(|state| {
             state.calls.push(format!("pull_image {image}"));
             if let Some(why) = state.pull_errors.get(&image) {
                 return Err(RuntimeError::Pull { image, source: why.clone().into() });
             }
-            Ok(state.add_image(&image))
+            Ok(PulledImage { name: state.add_image(&image), from: ImageOrigin::Registry })
         })
     }
 

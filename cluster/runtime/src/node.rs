@@ -131,7 +131,8 @@ impl Node {
             .and_then(|tree| tree.set(Attributes::READONLY, false).map(|()| tree))
             .map_err(|error| system("open our own program", error))?;
         let (sandboxes, containers) = (shelf("sandboxes")?, shelf("containers")?);
-        let (rng, puller) = (Mutex::new(Rng::new(options.seed)), oci::Puller::new(options.registries.clone()));
+        let rng = Mutex::new(Rng::new(options.seed));
+        let puller = oci::Puller::new(options.registries.clone(), options.peers.clone());
         let node = Arc::new(Node {
             options,
             images,
@@ -1207,7 +1208,7 @@ impl Node {
 
     // Images.
 
-    pub(crate) async fn pull(&self, image: String, auth: Option<RegistryAuth>) -> Result<String, RuntimeError> {
+    pub(crate) async fn pull(&self, image: String, auth: Option<RegistryAuth>) -> Result<PulledImage, RuntimeError> {
         let name: oci::Reference = image.parse().map_err(|error| image_error(&image, error))?;
         let credentials = auth.map(|auth| oci::Credentials {
             username: auth.username,
@@ -1215,14 +1216,16 @@ impl Node {
             identity_token: auth.identity_token,
         });
         let pulled = self.puller.pull(&self.images, &name, credentials.as_ref()).await;
-        pulled.map(|found| found.id.to_string()).map_err(|error| image_error(&image, error))
+        let named = |pulled: oci::Pulled| PulledImage { name: pulled.image.id.to_string(), from: pulled.from };
+        pulled.map(named).map_err(|error| image_error(&image, error))
     }
 
     /// The image that is in no registry.
-    pub(crate) fn make_own_image(&self) -> Result<String, RuntimeError> {
+    pub(crate) fn make_own_image(&self) -> Result<PulledImage, RuntimeError> {
         let name = crate::own::IMAGE.parse().map_err(|error| image_error(crate::own::IMAGE, error))?;
         let made = self.images.add_program(&crate::own::program(), &name);
-        made.map(|found| found.id.to_string()).map_err(|error| image_error(crate::own::IMAGE, error))
+        made.map(|found| PulledImage { name: found.id.to_string(), from: ImageOrigin::Registry })
+            .map_err(|error| image_error(crate::own::IMAGE, error))
     }
 
     pub(crate) fn image_status(&self, image: &str) -> Option<ImageStatus> {

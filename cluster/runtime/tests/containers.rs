@@ -77,6 +77,7 @@ impl TestNode {
             cgroup_root: root_of(&self.folder),
             network: self.network.clone(),
             registries: Vec::new(),
+            peers: None,
             clock: Arc::new(sys::SystemClock),
             seed: self.seed + u64::from(std::process::id()),
         }

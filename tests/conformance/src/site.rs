@@ -81,6 +81,11 @@ impl Site {
         self.agents.last_mut().expect("just added")
     }
 
+    /// Further agents find no images on their disks.
+    pub fn forget_images(&mut self) {
+        self.images = None;
+    }
+
     /// Where agents find the server.
     pub fn server_url(&self) -> String {
         format!("https://{}:6443", self.server.address())

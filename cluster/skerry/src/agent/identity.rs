@@ -17,7 +17,7 @@ use base::Timestamp;
 use client::Kubeconfig;
 use pki::{BACKDATE, Pair, PkiError, Subject, der_of_pem, presented};
 
-use crate::roles::node::kubelet_tls;
+use crate::roles::node::{kubelet_tls, peer_identity};
 
 /// A node's key and certificates.
 pub(super) struct Identity {
@@ -119,6 +119,12 @@ impl Identity {
             client: self.client_pem.clone().map(|pem| (pem, self.key_pem.clone())),
             token: None,
         }
+    }
+
+    /// What other nodes are shown, if there is something.
+    pub(super) fn to_peers(&self) -> Option<oci::Identity> {
+        let pair = Pair { certificate_pem: self.client_pem.clone()?, key_pem: self.key_pem.clone() };
+        Some(peer_identity(&pair, self.ca_pem.as_deref()?))
     }
 
     /// What the kubelet shows, if there is something.

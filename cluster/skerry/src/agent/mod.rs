@@ -85,12 +85,14 @@ async fn work(
     let door = https::renewable(&identity.kubeconfig(&settings.server)).map_err(StartError::Door)?;
     let caches = client::run::caches(door.clone());
     let (showing, tls) = watch::channel(identity.tls());
+    let (presenting, presented) = watch::channel(identity.to_peers());
     let (moving, addresses) = watch::channel(address::now(&settings.server, node_ip).into_iter().collect());
     let parts = Arc::new(NodeParts {
         data: data.to_owned(),
         name: settings.node.clone(),
         addresses: addresses.clone(),
         tls,
+        identity: presented,
         remembers: true,
         door: door.clone(),
         caches,
@@ -105,7 +107,7 @@ async fn work(
     if node_ip.is_none() {
         roles.spawn(address::follow(settings.server.clone(), moving, door.clone()));
     }
-    roles.spawn(renew::role(renew::Renewal { settings, door, showing, addresses, clock }, identity));
+    roles.spawn(renew::role(renew::Renewal { settings, door, showing, presenting, addresses, clock }, identity));
     // Roles never end; dropping the set ends them.
     while roles.join_next().await.is_some() {}
     Ok(())

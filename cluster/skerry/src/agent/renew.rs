@@ -31,6 +31,7 @@ pub(super) struct Renewal {
     pub settings: Arc<Settings>,
     pub door: Arc<Https>,
     pub showing: watch::Sender<Option<kubelet::Tls>>,
+    pub presenting: watch::Sender<Option<oci::Identity>>,
     pub addresses: Live<Vec<IpAddr>>,
     pub clock: Arc<dyn Clock>,
 }
@@ -91,6 +92,7 @@ impl Renewal {
             join::join(&self.settings, identity).await?;
         }
         self.door.renew(&identity.kubeconfig(&self.settings.server)).map_err(JoinError::Door)?;
+        self.presenting.send_replace(identity.to_peers());
         tracing::info!("the node has a new certificate for the API server");
         Ok(())
     }

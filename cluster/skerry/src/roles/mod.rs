@@ -6,6 +6,7 @@
 
 mod control;
 mod dns;
+mod neighbours;
 mod network;
 pub mod node;
 mod peers;
@@ -87,11 +88,13 @@ fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartErro
     let names = pki::Names { dns: vec![parts.node_name.clone()], addresses: addresses.clone() };
     let pair = parts.pki.kubelet_serving(&parts.node_name, &names, parts.clock.now()).map_err(StartError::Pki)?;
     let user = format!("system:node:{}", parts.node_name);
+    let identity = parts.pki.kubelet_identity(&parts.node_name, parts.clock.now()).map_err(StartError::Pki)?;
     Ok(NodeParts {
         data: parts.data.clone(),
         name: parts.node_name.clone(),
         addresses: kubelet::fixed(addresses),
         tls: kubelet::fixed(node::kubelet_tls(&pair, parts.pki.authority().certificate_pem())),
+        identity: kubelet::fixed(Some(node::peer_identity(&identity, parts.pki.authority().certificate_pem()))),
         remembers: false,
         door: parts.door(&user, ["system:nodes"]),
         caches,

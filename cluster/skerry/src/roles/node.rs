@@ -24,7 +24,7 @@ use sys::net::link::Net;
 
 use super::network::PodNetwork;
 use super::peers::{self, Peers};
-use super::{dns, range};
+use super::{dns, neighbours, range};
 use crate::supervise;
 use crate::update::node::{self as updates, Updates};
 
@@ -82,6 +82,8 @@ pub struct NodeParts {
     pub addresses: Live<Vec<IpAddr>>,
     /// What the kubelet shows who connects to it.
     pub tls: Live<Option<kubelet::Tls>>,
+    /// What it shows other nodes.
+    pub identity: Live<Option<oci::Identity>>,
     /// Whether the server may be away when this node starts, so that its pods must be remembered here.
     pub remembers: bool,
     /// The way to the API server, as this node.
@@ -119,7 +121,8 @@ async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
     let client = Client::new(parts.door.clone());
     let range = range::of_node(&parts.data, &options, &client, || parts.clock.now()).await.map_err(NodeError::Range)?;
     let (data, clock, seed) = (parts.data.clone(), parts.clock.clone(), parts.rng().next_u64());
-    let opened = tokio::task::spawn_blocking(move || open(&data, range, clock, seed));
+    let peers = neighbours::finder(&parts.name, &parts.caches, parts.identity.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&data, range, Some(peers), clock, seed));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
     link_logs(&parts.data);
@@ -141,6 +144,7 @@ async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
         domain: CLUSTER_DOMAIN.to_owned(),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     };
+    let options = kubelet::Options { images: Some(opened.runtime.images()), ..options };
     let kubelet = supervise::role("kubelet", || {
         let (runtime, clock) = (Arc::new(opened.runtime.clone()), parts.clock.clone());
         kubelet::run(options.clone(), parts.door.clone(), runtime, clock, parts.rng())
@@ -187,7 +191,7 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
     // A node that never had a range has no pods either; any range will do to see that.
     let range = range::remembered(data).unwrap_or(cluster_pods());
     let folder = data.to_owned();
-    let opened = tokio::task::spawn_blocking(move || open(&folder, range, clock, 0));
+    let opened = tokio::task::spawn_blocking(move || open(&folder, range, None, clock, 0));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
     let pods = data.join("kubelet/pods");
@@ -199,7 +203,13 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
 }
 
 /// Network first: the runtime asks for it when it adopts.
-fn open(data: &Path, range: Net, clock: Arc<dyn Clock>, seed: u64) -> Result<Opened, NodeError> {
+fn open(
+    data: &Path,
+    range: Net,
+    peers: Option<oci::Finder>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+) -> Result<Opened, NodeError> {
     let options = podnet::Options {
         node_pods: range,
         cluster_pods: cluster_pods(),
@@ -219,6 +229,7 @@ fn open(data: &Path, range: Net, clock: Arc<dyn Clock>, seed: u64) -> Result<Ope
         cgroup_root: cgroup_root(data),
         network: Arc::new(PodNetwork(net.clone())),
         registries: Vec::new(),
+        peers,
         clock,
         seed,
     });
@@ -286,6 +297,15 @@ pub(crate) fn kubelet_tls(pair: &pki::Pair, ca_pem: &str) -> Option<kubelet::Tls
         key: pki::der_of_pem(&pair.key_pem)?,
         client_ca: pki::der_of_pem(ca_pem)?,
     })
+}
+
+/// A node's certificate as other nodes are shown it.
+pub(crate) fn peer_identity(pair: &pki::Pair, ca_pem: &str) -> oci::Identity {
+    oci::Identity {
+        ca_pem: ca_pem.to_owned(),
+        certificate_pem: pair.certificate_pem.clone(),
+        key_pem: pair.key_pem.clone(),
+    }
 }
 
 /// The size of the file system that holds the data.

@@ -1,6 +1,7 @@
 //! What the tests need built: the program, and the test images.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use images::debian::{Cache, Lock};
 use images::{Architecture, build};
@@ -16,6 +17,9 @@ pub fn skerry() -> PathBuf {
 
 /// The archive of the test images for this machine, made anew where the table or the lock has changed.
 pub fn test_images() -> PathBuf {
+    // Two tests must not fetch and write the same files at a time.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = top().join("build/images");
     std::fs::create_dir_all(&folder).expect("a folder");
     let archive = folder.join("host-cluster.tar");
