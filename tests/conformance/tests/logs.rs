@@ -39,7 +39,7 @@ fn every_line_of_twenty_pods_is_stored_once() {
     let mut kills = 0;
     while cluster.must("get pods -o jsonpath={.items[*].status.phase}").split(' ').any(|phase| phase != "Succeeded") {
         assert!(begun.elapsed() < LIMIT, "the pods do not end");
-        end(&mut collector);
+        drop(collector);
         if kills % 2 == 1 {
             cluster.kill_server();
             cluster.run_server();
@@ -61,7 +61,7 @@ fn every_line_of_twenty_pods_is_stored_once() {
         before = total;
         std::thread::sleep(Duration::from_secs(2));
     };
-    end(&mut collector);
+    drop(collector);
     println!(
         "{} lines, {kills} deaths of the collector, {} of the server, {:?}",
         lines * PODS,
@@ -85,24 +85,30 @@ fn a_pod_that_came_and_went_while_nobody_collected_is_there(cluster: &Cluster) {
     cluster.must_become("--for=jsonpath={.status.phase}=Succeeded pod/brief", 60);
     cluster.must("delete pod brief --grace-period=1");
     assert_eq!(cluster.skerry("logs --pod brief --plain"), "");
-    let mut collector = collect(cluster);
+    let collector = collect(cluster);
     let wanted: String = (1..=100).map(|number| format!("{number}\n")).collect();
     cluster.wait("the log of a pod that is gone", LIMIT, |_| {
         cluster.skerry("logs --namespace default --pod brief --plain") == wanted
     });
-    end(&mut collector);
+    drop(collector);
 }
 
-fn end(collector: &mut Child) {
-    collector.kill().expect("it is ours to kill");
-    collector.wait().expect("it ends");
+/// A collector; dropping it is kill -9.
+struct Collector(Child);
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // One that has ended by itself is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-fn collect(cluster: &Cluster) -> Child {
+fn collect(cluster: &Cluster) -> Collector {
     let log = File::options().create(true).append(true).open(cluster.data().join("collector.log")).expect("a log");
     let mut command = cluster.command("collect-logs --node-name node --kernel=");
     command.arg("--pods").arg(cluster.data().join("log/pods"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the collector starts")
+    Collector(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the collector starts"))
 }
 
 /// The numbers of each pod's lines, in the order of time.
