@@ -1,4 +1,5 @@
-//! One board's updates, through U-Boot: a good bundle stays, one whose kernel panics is left again and says why.
+//! One board's updates, through U-Boot: the DaemonSet's good bundle stays and its pod is Ready; one whose kernel panics is left
+//! again, and the Node says why.
 //!
 //! Start at [`a_good_bundle_stays_and_a_bad_one_is_left`]: one machine, because each boot of an emulated one takes time.
 
@@ -12,6 +13,12 @@ use slots::{Cause, Name, Slot};
 /// Hundredths of a second: what staging a small change may take of an emulated processor.
 const BUSY_MAX: u64 = 60 * 100;
 
+const MANIFEST: &str = include_str!("../../../cluster/skerry/manifests/update.yaml");
+/// What the Node says of updates.
+const CONDITION: &str = r#"jsonpath={.status.conditions[?(@.type=="skerry.dev/UpdateFailed")]['status','reason']}"#;
+const ROLLOUT: [&str; 4] = ["-n", "kube-system", "rollout", "status"];
+const DAEMON_SET: &str = "daemonset/skerry-update";
+
 #[test]
 fn a_good_bundle_stays_and_a_bad_one_is_left() {
     let (tree, key) = tree_and_key();
@@ -22,14 +29,14 @@ fn a_good_bundle_stays_and_a_bad_one_is_left() {
     bench.shut_down();
     let bundles = Bundles::of(&bench, &key);
     let good = bundles.same("good");
-    let panic = bundles.with("panic", &archive_of("init", b"no program"));
+    bundles.with("panic", &archive_of("init", b"no program"));
     bundles.refused();
     drop(bundles);
     bench.boot(Way::Loader);
     bench.is_ready();
     what_is_not_for_this_board_is_refused(&bench);
     a_good_one_is_confirmed(&mut bench, good);
-    a_bad_one_is_left(&mut bench, "panic", panic, Cause::Panic);
+    a_bad_one_is_left(&mut bench, "panic", "KernelPanic");
     bench.shut_down();
     let ledger = bench.ledger();
     assert_eq!((ledger.active, ledger.spare, ledger.cause), (Name::B, Slot::Empty, Cause::Panic));
@@ -47,45 +54,61 @@ fn what_is_not_for_this_board_is_refused(bench: &Bench) {
 }
 
 fn a_good_one_is_confirmed(bench: &mut Bench, digest: Digest) {
-    let (inside, _) = stage(bench, "good", digest);
-    activate(bench, &inside, digest);
-    println!("a good bundle is confirmed {:.1?} after its switch", bench.hears("slot b is confirmed"));
-    bench.is_ready();
+    stage(bench, "good", digest);
+    // Somebody before the board did not say that the pod inside may be evicted; the manifest does.
+    bench.waits_for("a pod in the way", || node(bench, CONDITION) == "False DrainBlocked");
+    roll_out(bench, "good");
+    println!("and confirmed after {:.1?} in all", bench.hears("slot b is confirmed"));
+    is_rolled_out(bench);
     let status = status(&entered(bench));
     assert!(status.contains(&format!("slot b\nconfirmed true\nversion good\ndigest {digest}")), "{status}");
     assert!(!status.contains("wanted") && !status.contains("failed"), "{status}");
+    bench.waits_for("a Node that says so", || node(bench, CONDITION) == "False Confirmed");
 }
 
-fn a_bad_one_is_left(bench: &mut Bench, version: &str, digest: Digest, cause: Cause) {
-    let (inside, busy) = stage(bench, version, digest);
-    assert!(busy < BUSY_MAX, "{busy} hundredths of a second are too much for a small change");
-    let good = bench.console().matches("healthy: ").count();
-    activate(bench, &inside, digest);
-    let back = bench.hears_times("healthy: ", good + 1);
-    println!("back from {version} {back:.1?} after its switch");
-    bench.is_ready();
-    let status = status(&entered(bench));
-    assert!(status.contains("slot b\nconfirmed true\nversion good"), "{status}");
-    assert!(
-        status.contains(&format!("failed {digest} {version}\ncause {}: {}", cause.word(), cause.told())),
-        "{status}"
-    );
-}
-
-fn stage(bench: &mut Bench, file: &str, digest: Digest) -> (Inside, u64) {
+/// By hand, without the DaemonSet: whoever stands before the board can do that too.
+fn stage(bench: &mut Bench, file: &str, digest: Digest) {
     bench.begin_anew();
     let inside = entered(bench);
     let before = inside.update_service_busy();
     let (ok, said) = inside.update(&["stage", &format!("{FOLDER}{file}")]);
     assert!(ok && said.contains(&digest.to_string()), "{said}");
-    let took = bench.waits_for("staged", || {
-        let status = status(&inside);
-        assert!(!status.contains(&format!("failed {digest}")), "{status}");
-        status.contains("state staged")
-    });
+    let took = bench.waits_for("staged", || status(&inside).contains("state staged"));
     let busy = inside.update_service_busy() - before;
+    assert!(busy < BUSY_MAX, "{busy} hundredths of a second are too much for a small change");
     println!("{file} is staged after {took:.1?}, {}.{:02} s of an emulated processor", busy / 100, busy % 100);
-    (inside, busy)
+}
+
+fn a_bad_one_is_left(bench: &mut Bench, version: &str, reason: &str) {
+    let good = bench.console().matches("healthy: ").count();
+    bench.begin_anew();
+    roll_out(bench, version);
+    println!("back from {version} {:.1?} after it was asked for", bench.hears_times("healthy: ", good + 1));
+    bench.is_ready();
+    bench.waits_for("the cause on the Node", || node(bench, CONDITION) == format!("True {reason}"));
+    bench.waits_for("an open Node", || node(bench, "jsonpath={.spec.unschedulable}").is_empty());
+}
+
+/// Applies the manifest with another bundle.
+fn roll_out(bench: &Bench, bundle: &str) {
+    let folder = "path: /data/bundles, type: DirectoryOrCreate";
+    let (words, name) = (r#"args: ["update-agent", "#, "skerry.bundle");
+    assert!([folder, words, name].iter().all(|part| MANIFEST.contains(part)));
+    let text = MANIFEST.replace(folder, &format!("path: {FOLDER}, type: Directory"));
+    let text = text.replace(words, &format!(r#"{words}"--evict-bare-pods", "#)).replace(name, bundle);
+    let file = bench.files().disk.with_file_name("update.yaml");
+    std::fs::write(&file, text).expect("the manifest is written");
+    bench.kubectl(&["apply", "-f", &file.display().to_string()]);
+}
+
+fn is_rolled_out(bench: &Bench) {
+    bench.is_ready();
+    bench.kubectl(&[&ROLLOUT[..], &[DAEMON_SET, "--timeout=100s"]].concat());
+}
+
+fn node(bench: &Bench, path: &str) -> String {
+    let (_, said) = bench.user().kubectl_words(&["get", "nodes", "-o", &path.replace("={", "={.items[*]")]);
+    said
 }
 
 /// What a pod was before the restart is said of it for a moment after it.
@@ -93,14 +116,6 @@ fn entered(bench: &Bench) -> Inside {
     let inside = Inside::enter(&bench.user());
     bench.waits_for("an answer from inside", || inside.update(&["status"]).0);
     inside
-}
-
-fn activate(bench: &mut Bench, inside: &Inside, digest: Digest) {
-    let trials = bench.console().matches("on trial").count();
-    bench.begin_anew();
-    let (_, said) = inside.update(&["activate", &digest.to_string()]);
-    assert!(!said.contains("skerry-init:"), "{said}");
-    bench.hears_times("on trial", trials + 1);
 }
 
 fn status(inside: &Inside) -> String {
