@@ -17,7 +17,7 @@ use crate::build::Image;
 use crate::error::{Doing, Result, wrong};
 use crate::flash::{flash, new_token};
 use crate::layout::SECTOR;
-use crate::qemu::{Files, Lan, Machine, Wires, command_line};
+use crate::qemu::{Files, Lan, Machine, Way, Wires, command_line};
 use crate::shell::{run, tool};
 use crate::up::{
     LOOK_EVERY, Place, READY_WITHIN, Wanted, boot_number, copy_without_data, free_port, handed_out, known_port,
@@ -40,7 +40,7 @@ pub fn up(tree: &Tree, board: &Board, image: &Image, wanted: &Wanted, kubeconfig
     let places = places(tree, board, wanted.boards);
     let token = token(tree, board)?;
     for (number, place) in (1..).zip(&places) {
-        put(tree, board, image, place, &settings(number, &token), wanted.fresh)?;
+        put(tree, board, image, place, &settings::file(&settings(number, &token)), wanted.fresh)?;
     }
     tell(began, &format!("{} cards are flashed", places.len()));
     let port = start(board, image, &places, wanted)?;
@@ -53,7 +53,12 @@ pub fn up(tree: &Tree, board: &Board, image: &Image, wanted: &Wanted, kubeconfig
 
 /// The places of the first `count` boards of a cable; for all there are, no more than were ever made.
 pub fn places(tree: &Tree, board: &Board, count: u8) -> Vec<Place> {
-    let place = |number: u8| Place::named(tree, &format!("{}-{number}", board.name));
+    places_named(tree, &board.name, count)
+}
+
+/// The same, where the cable has a name of its own.
+pub fn places_named(tree: &Tree, name: &str, count: u8) -> Vec<Place> {
+    let place = |number: u8| Place::named(tree, &format!("{name}-{number}"));
     let all = (1..=count).map(place);
     if count == u8::MAX { all.take_while(|place| place.files.disk.exists()).collect() } else { all.collect() }
 }
@@ -91,10 +96,10 @@ fn token(tree: &Tree, board: &Board) -> Result<String> {
     Ok(token)
 }
 
-/// Flashes a new card; one that has data gets the new image and its settings around it.
-fn put(tree: &Tree, board: &Board, image: &Image, place: &Place, settings: &Settings, fresh: bool) -> Result<()> {
+/// Flashes a new card with the settings file `text`; one that has data gets the new image and its settings around it.
+pub fn put(tree: &Tree, board: &Board, image: &Image, place: &Place, text: &str, fresh: bool) -> Result<()> {
     let disk = &place.files.disk;
-    let inputs = format!("{}\n{settings:?}", image.inputs);
+    let inputs = format!("{}\n{text}", image.inputs);
     let is_same = fs::read_to_string(&place.inputs).is_ok_and(|before| before == inputs);
     if is_same && !fresh && disk.exists() {
         return Ok(());
@@ -103,13 +108,12 @@ fn put(tree: &Tree, board: &Board, image: &Image, place: &Place, settings: &Sett
         machine.shut_down()?;
     }
     host::folder(disk.parent().unwrap_or(Path::new(".")))?;
-    let text = settings::file(settings);
     if disk.exists() && !fresh {
         copy_without_data(image, disk)?;
-        put_settings(image, disk, &text)?;
+        put_settings(image, disk, text)?;
     } else {
         let _stale = fs::remove_file(disk);
-        flash(&image.disk, disk, Some(&text), &tree.build.join("flash"), &mut |_, _, _| {})?;
+        flash(&image.disk, disk, Some(text), &tree.build.join("flash"), &mut |_, _, _| {})?;
         let size = board.qemu.as_ref().map_or(0, |qemu| qemu.disk_mib << 20).max(image.layout.sectors() * SECTOR);
         let file = File::options().write(true).open(disk).doing(format_args!("open {}", disk.display()))?;
         file.set_len(size).doing(format_args!("enlarge {}", disk.display()))?;
@@ -118,7 +122,7 @@ fn put(tree: &Tree, board: &Board, image: &Image, place: &Place, settings: &Sett
 }
 
 /// Puts settings on the boot partition of a card that is not in use.
-fn put_settings(image: &Image, disk: &Path, text: &str) -> Result<()> {
+pub fn put_settings(image: &Image, disk: &Path, text: &str) -> Result<()> {
     let source = disk.with_file_name(settings::FILE);
     fs::write(&source, text).doing(format_args!("write {}", source.display()))?;
     let inside = format!("{}@@{}", disk.display(), image.layout.part("firmware").at * SECTOR);
@@ -135,13 +139,18 @@ fn start(board: &Board, image: &Image, places: &[Place], wanted: &Wanted) -> Res
         return Ok(port);
     }
     for (number, place) in (1..).zip(places).filter(|(_, place)| Machine::running(&place.files).is_none()) {
-        let lan = Some(Lan { number: port + CABLE_NUMBER, station: number });
-        let wires = Wires { api_port: (number == 1).then_some(port), lan, ..Wires::default() };
-        fs::write(&place.port, port.to_string()).doing("note the port")?;
-        let words = command_line(board, image, &place.files, &wires, wanted.way)?;
-        Machine::start(&place.files, &words)?;
+        switch_on(board, image, place, number, port, wanted.way)?;
     }
     Ok(port)
+}
+
+/// Starts the board of this number on the cable that goes with `port`.
+pub fn switch_on(board: &Board, image: &Image, place: &Place, number: u8, port: u16, way: Way) -> Result<Machine> {
+    let lan = Some(Lan { number: port + CABLE_NUMBER, station: number });
+    let wires = Wires { api_port: (number == 1).then_some(port), lan, ..Wires::default() };
+    fs::write(&place.port, port.to_string()).doing("note the port")?;
+    let words = command_line(board, image, &place.files, &wires, way)?;
+    Machine::start(&place.files, &words)
 }
 
 /// Waits until every board's node is ready in its present boot.

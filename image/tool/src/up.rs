@@ -190,7 +190,7 @@ pub(crate) fn copy_without_data(image: &Image, disk: &Path) -> Result<()> {
 }
 
 /// Kubernetes' usual port, or the next one that is free.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     (FIRST_PORT..FIRST_PORT + 100).find(free).ok_or_else(|| wrong("no port between 6443 and 6542 is free"))
 }

@@ -9,7 +9,7 @@ use workloads::User;
 use crate::{Bench, bare};
 
 /// Emulation on two busy cores: a shell loop is twenty times slower than on the machine itself, waiting is not slower at all.
-const SLOWNESS: u32 = 6;
+pub(crate) const SLOWNESS: u32 = 6;
 
 impl Bench {
     /// Somebody with kubectl and the kubeconfig that the machine handed out.

@@ -6,8 +6,9 @@
 //! * the machine lies in a folder of its own and ends with the test, whatever happens;
 //! * what is waited for is named with its limit, and the console's last lines are in the failure.
 //!
-//! `cargo run --release -p boot -- cuts` records an update and looks at the disk at every moment of it; `figures` measures what a test has no patience for: the median of five boots, ten idle
-//! minutes, the size of the compressed image.
+//! What a test has no patience for is run by `cargo run -p boot`: `-- demo` shows what a cluster of three boards does ([`demo`]),
+//! `-- cuts` records an update and looks at the disk at every moment of it ([`cuts`]), and `-- figures` measures ([`figures`]): the
+//! median of five boots, ten idle minutes, the size of the compressed image.
 //!
 //! Not here: how an image is made or QEMU called (`image`).
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 mod asked;
 mod bare;
 pub mod cuts;
+pub mod demo;
 pub mod figures;
 pub mod inside;
 mod record;

@@ -1,0 +1,73 @@
+//! The leg `join`: what three boards are together, once they have joined.
+//!
+//! Start at [`run`].
+
+use std::time::Duration;
+
+use super::fleet::BOARDS;
+use super::{Answer, Fleet};
+
+const ROLLED_OUT_WITHIN: &str = "--timeout=180s";
+/// Routes and rules follow what the API says; emulated, not at once.
+const REACHED_WITHIN: Duration = Duration::from_secs(60);
+const NODE_PORT: u16 = 30077;
+
+/// A pod on each node tells its node's name, and is asked through a Service.
+const WEB: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo-join}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web, namespace: demo-join}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: busybox:1.28
+        command: ["sh", "-c", "mkdir /web && echo $NODE >/web/index.html && exec httpd -f -p 8080 -h /web"]
+        env:
+        - name: NODE
+          valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: demo-join}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports:
+  - {port: 80, targetPort: 8080, nodePort: 30077}
+"#;
+
+/// Nodes, a pod on each, the Service from each by every node's port and by name.
+pub fn run(fleet: &mut Fleet) -> Answer<String> {
+    fleet.apply(WEB)?;
+    fleet.kubectl(&["rollout", "status", "-n", "demo-join", "daemonset/web", ROLLED_OUT_WITHIN])?;
+    let mut asked = 0;
+    for from in 1..=BOARDS {
+        for to in 1..=BOARDS {
+            answers(fleet, from, &format!("{}:{NODE_PORT}", fleet.address(to)))?;
+            asked += 1;
+        }
+        answers(fleet, from, "web.demo-join.svc.cluster.local")?;
+    }
+    fleet.kubectl(&["delete", "namespace", "demo-join", "--timeout=120s"])?;
+    Ok(format!(
+        "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer"
+    ))
+}
+
+/// Whether one of the pods answers at an address, asked from a pod on a board.
+fn answers(fleet: &Fleet, from: u8, address: &str) -> Answer<()> {
+    let ask = format!("wget -q -T 5 -O - http://{address}/");
+    let what = format!("an answer from {address} on {}", fleet.node(from));
+    let heard =
+        |fleet: &Fleet| fleet.inside("demo-join", "web", from, &ask).is_ok_and(|said| said.starts_with("skerry-"));
+    fleet.waits_for(&what, REACHED_WITHIN, heard).map(drop)
+}

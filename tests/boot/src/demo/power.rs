@@ -1,0 +1,151 @@
+//! The leg `power`: boards lose power at random while things are written.
+//!
+//! Start at [`run`]. Somebody writes objects through the API, and a pod on each board writes numbers to its disk; what was
+//! acknowledged must be there in the end. `SKERRY_POWER_MINUTES` says for how long, `SKERRY_SEED` which chance it is.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use base::Rng;
+use workloads::User;
+
+use super::fleet::BOARDS;
+use super::{Answer, Fleet};
+
+/// How long it goes on unless told otherwise.
+const MINUTES: u64 = 5;
+/// Between a board that is Ready and the next cut: so many milliseconds at least, and so many more by chance.
+const RUNS: (u64, u64) = (3_000, 12_000);
+/// So many milliseconds without power at most.
+const OFF: u64 = 4_000;
+
+/// On every board: numbers, one a line, each kept on the disk before the next.
+const NUMBERS: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: numbers}
+spec:
+  selector: {matchLabels: {app: numbers}}
+  template:
+    metadata: {labels: {app: numbers}}
+    spec:
+      containers:
+      - name: numbers
+        image: busybox:1.28
+        command:
+        - sh
+        - -c
+        - |
+          last=$(tail -n 1 /kept/numbers 2>/dev/null || echo 0)
+          while :; do
+            last=$((last + 1)); echo $last >>/kept/numbers && sync && sleep 0.3
+          done
+        volumeMounts: [{name: kept, mountPath: /kept}]
+      volumes:
+      - {name: kept, hostPath: {path: /data/demo-numbers, type: DirectoryOrCreate}}
+"#;
+
+/// Cuts the power of one board after another, and compares what there is with what was acknowledged.
+pub fn run(fleet: &mut Fleet) -> Answer<String> {
+    let until = Instant::now() + Duration::from_secs(60 * asked("SKERRY_POWER_MINUTES", MINUTES)?);
+    let seed = asked("SKERRY_SEED", 1)?;
+    let user = fleet.user();
+    fleet.apply(NUMBERS)?;
+    user.rolled_out("daemonset/numbers", 60);
+    let stop = AtomicBool::new(false);
+    let (acknowledged, cuts) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until(&user, &stop));
+        let cuts = catch_unwind(AssertUnwindSafe(|| cut_until(fleet, &user, &mut Rng::new(seed), until)));
+        stop.store(true, Ordering::Relaxed);
+        (writer.join().expect("the writer ends"), cuts)
+    });
+    let cuts = cuts.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let there = user.must("get configmaps -l demo=power -o name");
+    let there: BTreeSet<&str> = there.lines().map(str::trim).collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
+    if !lost.is_empty() {
+        return Err(format!("acknowledged and lost, with seed {seed}: {lost:?}"));
+    }
+    user.rolled_out("daemonset/numbers", 120);
+    user.must("delete configmaps -l demo=power");
+    user.must("delete daemonset numbers");
+    Ok(format!("seed {seed}, {cuts} cuts, {} acknowledged writes, none lost, every pod runs", acknowledged.len()))
+}
+
+/// A number from the environment.
+fn asked(name: &str, usual: u64) -> Answer<u64> {
+    let Ok(text) = std::env::var(name) else { return Ok(usual) };
+    text.parse().map_err(|_| format!("{name} is {text:?}, and must be a number"))
+}
+
+/// Writes one object after another; the names of those that were acknowledged.
+fn write_until(user: &User, stop: &AtomicBool) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let object = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"power-{number}","labels":{{"demo":"power"}}}}}}"#
+        );
+        let path = std::env::temp_dir().join("skerry-demo-power.json");
+        std::fs::write(&path, object).expect("a manifest can be written");
+        let (ok, _) = user.kubectl(&format!("create --request-timeout=5s -f {}", path.display()));
+        if ok {
+            acknowledged.push(format!("configmap/power-{number}"));
+        }
+    }
+    acknowledged
+}
+
+/// Cuts and restores the power of one board after another; how often.
+fn cut_until(fleet: &Fleet, user: &User, chance: &mut Rng, until: Instant) -> Answer<usize> {
+    let mut cuts = 0;
+    while Instant::now() < until {
+        sleep(Duration::from_millis(RUNS.0 + chance.below(RUNS.1)));
+        let board = u8::try_from(1 + chance.below(u64::from(BOARDS))).expect("small");
+        let node = fleet.node(board);
+        // The last one may not be kept yet.
+        let kept = last_number(user, &node)?.saturating_sub(1);
+        println!("power cut on {node}, which has kept {kept} numbers");
+        fleet.cut_power(board)?;
+        cuts += 1;
+        sleep(Duration::from_millis(chance.below(OFF)));
+        fleet.is_ready()?;
+        let now = last_number(user, &node)?;
+        if now < kept {
+            return Err(format!("{node} had kept {kept} numbers, and {now} are left"));
+        }
+    }
+    Ok(cuts)
+}
+
+/// The last number a board has kept; they follow one another without a hole.
+fn last_number(user: &User, node: &str) -> Answer<u64> {
+    let mut numbers = String::new();
+    let until = Instant::now() + user.limit(60);
+    while numbers.is_empty() {
+        if Instant::now() > until {
+            return Err(format!("no answer from the pod that counts on {node}\n{}", user.told()));
+        }
+        numbers = numbers_of(user, node).unwrap_or_default();
+    }
+    let numbers: Vec<u64> = numbers
+        .lines()
+        .map(|line| line.trim().parse().map_err(|_| format!("{line:?} on {node} is no number")))
+        .collect::<Result<_, _>>()?;
+    match numbers.windows(2).find(|pair| pair[1] != pair[0] + 1) {
+        Some(pair) => Err(format!("on {node} {} comes after {}", pair[1], pair[0])),
+        None => Ok(numbers.last().copied().unwrap_or(0)),
+    }
+}
+
+fn numbers_of(user: &User, node: &str) -> Option<String> {
+    let there = format!("get pods -l app=numbers --field-selector spec.nodeName={node} -o name");
+    let pod = user.kubectl(&there).1.lines().next()?.to_owned();
+    let (ok, numbers) = user.kubectl(&format!("exec {pod} -- cat /kept/numbers"));
+    ok.then_some(numbers)
+}
