@@ -70,7 +70,7 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         return Err(format!("acknowledged and lost, with seed {seed}: {lost:?}"));
     }
     user.rolled_out("daemonset/numbers", 120);
-    user.must("delete configmaps -l demo=power");
+    user.must("delete configmaps -l demo=power --wait=false");
     user.must("delete daemonset numbers");
     Ok(format!("seed {seed}, {cuts} cuts, {} acknowledged writes, none lost, every pod runs", acknowledged.len()))
 }
