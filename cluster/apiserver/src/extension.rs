@@ -11,11 +11,16 @@ use api::custom;
 use api::kinds::{Kind, Verbs};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::path::Info;
 use crate::query::Query;
 use crate::{Failure, Response};
+
+/// Finds a file by its path, and has it in the form that a request's headers ask for. Who may have it is a question of RBAC, as
+/// for every path.
+pub type Pages = fn(path: &str, headers: &HeaderMap) -> Option<Response>;
 
 /// Something that answers an API group.
 pub trait Extension: Send + Sync {

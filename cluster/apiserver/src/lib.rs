@@ -61,7 +61,7 @@ mod write;
 mod yaml;
 
 pub use body::BODY_BYTES_MAX;
-pub use extension::{Asked, Extension};
+pub use extension::{Asked, Extension, Pages};
 pub use notes::annotate;
 pub use response::{Body, Proxied, Response, Security};
 pub use server::Api;

@@ -64,7 +64,10 @@ pub(crate) async fn answer(
         ["skerry.dev", "snapshot"] => crate::snapshot::answer(api),
         ["openid", "v1", "jwks"] => Ok(json(&api.settings.tokens.jwks())),
         [".well-known", "openid-configuration"] => Ok(json(&issuer(api))),
-        _ => documents(api, &steps, headers),
+        _ => match api.settings.pages.and_then(|pages| pages(path, headers)) {
+            Some(page) => Ok(page),
+            None => documents(api, &steps, headers),
+        },
     }
 }
 

@@ -209,6 +209,8 @@ const ROLES: &[Role] = &[
 const PATHS: &[(&str, &str)] = &[
     ("system:discovery", "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/"),
     ("system:public-info-viewer", "/healthz /livez /readyz /version /version/"),
+    // Ours: the web page's files, which are the same for everybody. Its reader logs in with it.
+    ("skerry-dashboard", "/dashboard /dashboard/*"),
     (
         "system:service-account-issuer-discovery",
         "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
@@ -222,6 +224,7 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("system:basic-user", "system:authenticated", ""),
     ("system:discovery", "system:authenticated", ""),
     ("system:public-info-viewer", "system:authenticated system:unauthenticated", ""),
+    ("skerry-dashboard", "system:authenticated system:unauthenticated", ""),
     ("system:service-account-issuer-discovery", "system:serviceaccounts", ""),
     ("system:monitoring", "system:monitoring", ""),
     ("system:node-proxier", "", "system:kube-proxy"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base::Clock;
 use pki::TokenKey;
 
-use crate::{Extension, Snapshot};
+use crate::{Extension, Pages, Snapshot};
 
 /// What a server is told at its start.
 pub struct Settings {
@@ -36,6 +36,8 @@ pub struct Settings {
     pub snapshot: Option<Snapshot>,
     /// Who answers further API groups; none unless told.
     pub extensions: Vec<Arc<dyn Extension>>,
+    /// Has files for browsers; there are none without.
+    pub pages: Option<Pages>,
 }
 
 /// Pods of a node in trouble leave after so long where nobody says otherwise: at the edge nobody looks after it within
@@ -58,6 +60,7 @@ impl Settings {
             unreachable_toleration_seconds: TOLERATION_SECONDS,
             snapshot: None,
             extensions: Vec::new(),
+            pages: None,
         }
     }
 }

@@ -86,6 +86,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let resources = Arc::new(Resources::new(stores.clone(), clock.clone()));
     settings.extensions.push(stores.clone());
     settings.extensions.push(resources.clone());
+    settings.pages = Some(dashboard::page);
     let api = Api::open(store.clone(), settings);
     kubeconfig(&data, &options, port, &pki)?;
     api.bootstrap().await.map_err(StartError::Bootstrap)?;
