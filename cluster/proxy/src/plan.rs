@@ -57,6 +57,8 @@ pub struct View<'a> {
     pub node: &'a str,
     /// All pods of the cluster.
     pub pods: Net,
+    /// The machine is about to go down: what asks at its node ports is to ask another node. What is under way ends in peace.
+    pub leaving: bool,
 }
 
 /// An address and a port of an endpoint.
@@ -121,7 +123,7 @@ pub fn plan(view: &View<'_>) -> Plan {
     let mut found = Lookup::default();
     let (mut chains, mut sets) = (base_chains(), Vec::new());
     for port in &ports {
-        found.add(port);
+        found.add(port, view.leaving);
         let made = port_chains(port, view.pods);
         sets.extend(made.iter().filter_map(|chain| affinity_set(port, chain)));
         chains.extend(made);
@@ -175,7 +177,7 @@ struct Lookup {
 }
 
 impl Lookup {
-    fn add(&mut self, port: &Port) {
+    fn add(&mut self, port: &Port, leaving: bool) {
         let transport = Value::Protocol(port.transport);
         let key = |address: &Ipv4Addr| vec![Value::Address(*address), transport, Value::Port(port.number)];
         // Nothing anywhere refuses; something, but not here, drops: the sender is to try another node.
@@ -201,6 +203,10 @@ impl Lookup {
         }
         if let Some(node_port) = port.node_port {
             let key = vec![transport, Value::Port(node_port)];
+            if leaving {
+                self.empty_node_port.insert(key, Verdict::Goto(REJECT.to_owned()));
+                return;
+            }
             if is_closed {
                 self.empty_node_port.entry(key.clone()).or_insert_with(refusal);
             }
@@ -477,6 +483,10 @@ mod tests {
     /// Plans for one Service `web` of `spec` with endpoints written as `10.42.0.2@node`, `!` for unready, `~` for
     /// leaving but serving.
     fn planned(spec: Json, endpoints: &str) -> String {
+        planned_of_one(spec, endpoints, false)
+    }
+
+    fn planned_of_one(spec: Json, endpoints: &str, leaving: bool) -> String {
         let service = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec});
         let endpoint = |text: &str| {
             let (ready, serving) = (!text.starts_with(['!', '~']), !text.starts_with('!'));
@@ -492,7 +502,7 @@ mod tests {
         let services = [Arc::new(serde_json::from_value(service).expect("a Service"))];
         let slices = [Arc::new(serde_json::from_value(slice).expect("an EndpointSlice"))];
         let pods = Net { address: [10, 42, 0, 0].into(), prefix: 16 };
-        plan(&View { services: &services, slices: &slices, node: "a", pods }).table.to_string()
+        plan(&View { services: &services, slices: &slices, node: "a", pods, leaving }).table.to_string()
     }
 
     #[track_caller]
@@ -542,6 +552,15 @@ mod tests {
         check(node_port("Cluster"), "10.42.1.3@b", &["tcp . 30080 : goto ext-svc", cluster], &[]);
         let inside = "chain ext-svc-default/web/tcp/80 {\n    ip saddr 10.42.0.0/16 goto svc-default/web/tcp/80";
         check(node_port("Local"), "10.42.0.2@a 10.42.1.3@b", &[inside, "mod 1 map { 0 : 10.42.0.2 . 8080 }"], &[]);
+    }
+
+    #[test]
+    fn a_machine_that_leaves_refuses_at_its_node_ports_only() {
+        let text = planned_of_one(node_port("Cluster"), "10.42.1.3@b", true);
+        let refused =
+            "no-endpoint-nodeports {\n    type inet_proto . inet_service : verdict\n    tcp . 30080 : goto reject-it";
+        assert!(text.contains(refused) && !text.contains("tcp . 30080 : goto ext-svc"), "{text}");
+        assert!(text.contains("10.43.0.9 . tcp . 80 : goto svc-default/web/tcp/80"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Keeps the kernel's rules equal to the plan.
 //!
-//! Start at [`run`]. It waits for a change of any Service or EndpointSlice, plans, and installs what differs
-//! ([`Installed::bring_to`]).
+//! Start at [`run`]. It waits for a change of any Service or EndpointSlice, or for word that the machine goes down, plans, and
+//! installs what differs ([`Installed::bring_to`]).
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::net::conntrack;
 use sys::net::link::Net;
 use sys::net::nft::{self, Transport};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::plan::{Plan, TABLE, Udp, View, plan};
@@ -32,6 +33,8 @@ pub struct Options {
     pub node: String,
     /// All pods of the cluster.
     pub pods: Net,
+    /// Whether the machine is about to go down: see [`View::leaving`].
+    pub leaving: watch::Receiver<bool>,
 }
 
 /// Installs the rules and keeps them up to date, in the network namespace it is called in. Never ends by itself; the
@@ -42,6 +45,7 @@ pub async fn run(options: Options, caches: Arc<Caches>) {
     slices.wait_synced().await;
     let (mut service_changes, mut slice_changes) = (services.changed(), slices.changed());
     let mut installed = Installed::default();
+    let mut leaving = options.leaving.clone();
     loop {
         service_changes.mark_unchanged();
         slice_changes.mark_unchanged();
@@ -57,6 +61,8 @@ pub async fn run(options: Options, caches: Arc<Caches>) {
         tokio::select! {
             _ = service_changes.changed() => {}
             _ = slice_changes.changed() => {}
+            // Whoever could say so may be gone; then the machine stays.
+            Ok(()) = leaving.changed() => {}
         }
         sleep(GATHER).await;
     }
@@ -64,7 +70,8 @@ pub async fn run(options: Options, caches: Arc<Caches>) {
 
 fn read(options: &Options, services: &Cache, slices: &Cache) -> Plan {
     let (services, slices) = (services.list::<Service>(None), slices.list::<EndpointSlice>(None));
-    plan(&View { services: &services, slices: &slices, node: &options.node, pods: options.pods })
+    let leaving = *options.leaving.borrow();
+    plan(&View { services: &services, slices: &slices, node: &options.node, pods: options.pods, leaving })
 }
 
 async fn install(installed: &mut Installed, wanted: Plan) -> io::Result<()> {

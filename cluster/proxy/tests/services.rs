@@ -112,7 +112,7 @@ impl Node {
         let service = Arc::new(serde_json::from_value::<Service>(service.clone()).expect("a Service"));
         let slice = Arc::new(serde_json::from_value::<EndpointSlice>(slice(endpoints)).expect("an EndpointSlice"));
         let pods = net([10, 42, 0, 0], 16);
-        let wanted = plan(&View { services: &[service], slices: &[slice], node: self.name, pods });
+        let wanted = plan(&View { services: &[service], slices: &[slice], node: self.name, pods, leaving: false });
         let installed = &mut self.installed;
         self.place.run(|| installed.bring_to(wanted)).expect("installed");
     }

@@ -16,6 +16,7 @@ use client::{Client, Kubeconfig};
 use skerry::update::node::{Updates, run};
 use sys::clock::SystemClock;
 use sys::fdpass;
+use tokio::sync::watch;
 use workloads::User;
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -272,7 +273,8 @@ fn take_care(kubeconfig: &Path, socket: PathBuf) {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let client = Client::new(client::https::open(&config).expect("a way to the server"));
-        let updates = Updates { node: "board".to_owned(), client, clock: Arc::new(SystemClock), socket };
+        let leaving = watch::channel(false).0;
+        let updates = Updates { node: "board".to_owned(), client, clock: Arc::new(SystemClock), socket, leaving };
         match runtime.block_on(run(updates)) {}
     });
 }

@@ -21,6 +21,7 @@ use kubelet::{Live, Machine};
 use podnet::{PodNet, PodNetError};
 use runtime::{Embedded, Runtime, RuntimeError};
 use sys::net::link::Net;
+use tokio::sync::watch;
 
 use super::network::PodNetwork;
 use super::peers::{self, Peers};
@@ -137,7 +138,8 @@ async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
 
 /// Kubelet, proxy, DNS and the routes to other nodes.
 async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
-    let proxy_options = proxy::Options { node: parts.name.clone(), pods: cluster_pods() };
+    let (leaving, is_leaving) = watch::channel(false);
+    let proxy_options = proxy::Options { node: parts.name.clone(), pods: cluster_pods(), leaving: is_leaving };
     let dns_options = dns::Options {
         gateway: opened.net.gateway(),
         cluster_dns: CLUSTER_DNS,
@@ -169,19 +171,20 @@ async fn serve(parts: &NodeParts, opened: &Opened, options: kubelet::Options) {
     let updates = async {
         // Only a board has slots.
         if Path::new(FIRMWARE_IMAGES).is_dir() {
-            supervise::role("updates", || take_updates(parts)).await;
+            supervise::role("updates", || take_updates(parts, &leaving)).await;
         }
         std::future::pending::<()>().await;
     };
     futures::future::join5(kubelet, proxy, names, routes, updates).await;
 }
 
-async fn take_updates(parts: &NodeParts) -> Result<(), Infallible> {
+async fn take_updates(parts: &NodeParts, leaving: &watch::Sender<bool>) -> Result<(), Infallible> {
     let updates = Updates {
         node: parts.name.clone(),
         client: Client::new(parts.door.clone()),
         clock: parts.clock.clone(),
         socket: PathBuf::from(bundle::message::SOCKET),
+        leaving: leaving.clone(),
     };
     match updates::run(updates).await {}
 }

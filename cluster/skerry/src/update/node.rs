@@ -20,6 +20,7 @@ use client::{Client, ClientError};
 use http::Method;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::plan::{CONDITION, CORDONED, Cordon, Plan, Pod, Shown, Step, plan};
 
@@ -27,6 +28,8 @@ use super::plan::{CONDITION, CORDONED, Cordon, Plan, Pod, Shown, Step, plan};
 const IDLE: Duration = Duration::from_secs(5);
 /// While there is something to do.
 const BUSY: Duration = Duration::from_secs(1);
+/// Requests that came in by this node are answered within so long, as a rule.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// What the role needs.
 pub struct Updates {
@@ -38,6 +41,8 @@ pub struct Updates {
     pub clock: Arc<dyn Clock>,
     /// Where the update service listens.
     pub socket: PathBuf,
+    /// Told whether the machine is about to restart, so that nobody's request is under way through it then.
+    pub leaving: watch::Sender<bool>,
 }
 
 /// Why a round came to nothing.
@@ -117,6 +122,8 @@ async fn round(updates: &Updates, memory: &mut Memory) -> Result<Duration, Updat
     let draining = draining(memory, state, updates.clock.monotonic());
     let plan = plan(&status, &cordon(&node), &pods, draining);
     show(updates, &node, &plan).await?;
+    let leaves = plan.steps.contains(&Step::Activate);
+    updates.leaving.send_if_modified(|leaving| std::mem::replace(leaving, leaves) != leaves);
     act(updates, memory, &status, &plan).await?;
     if status.wanted.is_none() && status.confirmed {
         memory.settled = Some(status);
@@ -146,6 +153,7 @@ async fn act(updates: &Updates, memory: &mut Memory, status: &Status, plan: &Pla
             }
             Step::Activate => {
                 let Some(wanted) = &status.wanted else { continue };
+                tokio::time::sleep(LAST_REQUESTS).await;
                 asked(&updates.socket, Request::Activate { digest: wanted.digest }).await?;
             }
         }
