@@ -144,9 +144,14 @@ fn start(board: &Board, image: &Image, places: &[Place], wanted: &Wanted) -> Res
     Ok(port)
 }
 
+/// The number of the cable that goes with the API's port.
+pub fn cable(port: u16) -> u16 {
+    port + CABLE_NUMBER
+}
+
 /// Starts the board of this number on the cable that goes with `port`.
 pub fn switch_on(board: &Board, image: &Image, place: &Place, number: u8, port: u16, way: Way) -> Result<Machine> {
-    let lan = Some(Lan { number: port + CABLE_NUMBER, station: number });
+    let lan = Some(Lan { number: cable(port), station: number });
     let wires = Wires { api_port: (number == 1).then_some(port), lan, ..Wires::default() };
     fs::write(&place.port, port.to_string()).doing("note the port")?;
     let words = command_line(board, image, &place.files, &wires, way)?;

@@ -22,7 +22,7 @@ use slots::{Ledger, Name, Slot, store};
 
 use crate::inside::Inside;
 use crate::record::{Record, Step};
-use crate::updates::{Bundles, FOLDER, archive_of, tree_and_key};
+use crate::updates::{FOLDER, archive_of, slot_image, tree_and_key};
 use crate::{Bench, SECTOR, ledger_of};
 
 const BOARD: &str = "qemu-arm64";
@@ -53,7 +53,9 @@ pub fn show() -> Seen {
     drop(Inside::enter(&bench.user()));
     bench.shut_down();
     let note = archive_of("note", b"another image");
-    let digest = Bundles::of(&bench, &key).with("other", &note);
+    let bundles = bench.bundles(key);
+    let digest = bundles.add("other", bench.image(), &note);
+    bench.put(&bundles);
     let folder = bench.files().disk.with_file_name("cuts");
     let _stale = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
@@ -136,7 +138,7 @@ impl Replay {
         copy_end(&disk, data_at, &data);
         let side = |name: &str, note: &[u8]| {
             let (at, sectors) = bench.part(name);
-            let (_, image) = bench.slot_image(note);
+            let (_, image) = slot_image(bench.image(), note);
             let image = (image.len(), Sha256::digest(&image).into());
             Side { at: at * SECTOR, end: (at + sectors) * SECTOR, image, is_known: false, is_loose: false }
         };

@@ -188,7 +188,7 @@ impl Bench {
 
     /// Copies slot a into slot b, as an update would fill it, with `more` after the initramfs, and puts b on trial.
     pub fn try_copy(&self, more: &[u8], tries: u8) {
-        let (_, slot) = self.slot_image(more);
+        let (_, slot) = updates::slot_image(&self.image, more);
         self.write(self.start_of("slot b"), &slot);
         let staged = Ledger::new().apply(Name::B, Move::Stage);
         let trial = staged.and_then(|ledger| ledger.apply(Name::B, Move::Try { tries })).expect("it can be tried");

@@ -5,7 +5,7 @@
 
 use boot::Bench;
 use boot::inside::Inside;
-use boot::updates::{Bundles, FOLDER, archive_of, tree_and_key};
+use boot::updates::{FOLDER, archive_of, manifest, tree_and_key};
 use bundle::Digest;
 use image::qemu::Way;
 use slots::{Cause, Name, Slot};
@@ -13,7 +13,6 @@ use slots::{Cause, Name, Slot};
 /// Hundredths of a second: what staging a small change may take of an emulated processor.
 const BUSY_MAX: u64 = 60 * 100;
 
-const MANIFEST: &str = include_str!("../../../cluster/skerry/manifests/update.yaml");
 /// What the Node says of updates.
 const CONDITION: &str = r#"jsonpath={.status.conditions[?(@.type=="skerry.dev/UpdateFailed")]['status','reason']}"#;
 const ROLLOUT: [&str; 4] = ["-n", "kube-system", "rollout", "status"];
@@ -27,11 +26,11 @@ fn a_good_bundle_stays_and_a_bad_one_is_left() {
     bench.boot(Way::Loader);
     bench.is_ready();
     bench.shut_down();
-    let bundles = Bundles::of(&bench, &key);
-    let good = bundles.same("good");
-    bundles.with("panic", &archive_of("init", b"no program"));
-    bundles.refused();
-    drop(bundles);
+    let bundles = bench.bundles(key);
+    let good = bundles.add("good", bench.image(), &[]);
+    bundles.add("panic", bench.image(), &archive_of("init", b"no program"));
+    bundles.add_refused();
+    bench.put(&bundles);
     bench.boot(Way::Loader);
     bench.is_ready();
     what_is_not_for_this_board_is_refused(&bench);
@@ -91,13 +90,8 @@ fn a_bad_one_is_left(bench: &mut Bench, version: &str, reason: &str) {
 
 /// Applies the manifest with another bundle.
 fn roll_out(bench: &Bench, bundle: &str) {
-    let folder = "path: /data/bundles, type: DirectoryOrCreate";
-    let (words, name) = (r#"args: ["update-agent", "#, "skerry.bundle");
-    assert!([folder, words, name].iter().all(|part| MANIFEST.contains(part)));
-    let text = MANIFEST.replace(folder, &format!("path: {FOLDER}, type: Directory"));
-    let text = text.replace(words, &format!(r#"{words}"--evict-bare-pods", "#)).replace(name, bundle);
     let file = bench.files().disk.with_file_name("update.yaml");
-    std::fs::write(&file, text).expect("the manifest is written");
+    std::fs::write(&file, manifest(bundle)).expect("the manifest is written");
     bench.kubectl(&["apply", "-f", &file.display().to_string()]);
 }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use board::Board;
 use image::Tree;
 use image::build::Image;
+use image::cross::Binaries;
 use image::flash::new_token;
 use image::fleet::{self, places_named, put, put_settings, switch_on};
 use image::qemu::{Machine, Way};
@@ -25,6 +26,7 @@ use image::up::{Place, boot_number, free_port, handed_out, kubectl, ready_node, 
 use workloads::User;
 
 use crate::asked::SLOWNESS;
+use crate::updates::{Bundles, tree_and_key};
 use crate::{board_and_binaries, turn};
 
 /// How many there are.
@@ -35,13 +37,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LINES_TOLD: usize = 15;
 /// Disks of its own: those of `cargo up` are somebody's.
 const NAME: &str = "demo";
+/// An image of its own: it trusts the key of the bundles made here.
+const BOARD: &str = "qemu-arm64-demo";
 
 /// What was found, or why not.
 pub type Answer<T> = Result<T, String>;
 
 /// The boards.
 pub struct Fleet {
+    tree: Tree,
     board: Board,
+    binaries: Binaries,
     image: Image,
     places: Vec<Place>,
     port: u16,
@@ -54,18 +60,19 @@ impl Fleet {
     /// Flashes a fresh card for each and switches all on, the server first.
     pub fn new() -> Answer<Fleet> {
         let turn = turn();
-        let tree = Tree::ours();
-        let (board, binaries) = board_and_binaries(&tree, "qemu-arm64");
+        let (tree, _) = tree_and_key();
+        let (mut board, binaries) = board_and_binaries(&tree, "qemu-arm64");
+        board.name = BOARD.to_owned();
         let images = test_images(&tree).map_err(said)?;
         let image = image::build::build(&tree, &board, &binaries, Some(&images)).map_err(said)?;
         let places = places_named(&tree, NAME, BOARDS);
         let kubeconfig = tree.build.join("machines").join("demo.kubeconfig");
         let (port, token) = (free_port().map_err(said)?, new_token().map_err(said)?);
-        let fleet = Fleet { board, image, places, port, kubeconfig, token, _turn: turn };
+        let fleet = Fleet { tree, board, binaries, image, places, port, kubeconfig, token, _turn: turn };
         fleet.power_off();
         for number in 1..=BOARDS {
             let text = settings::file(&fleet.settings(number));
-            put(&tree, &fleet.board, &fleet.image, fleet.place(number), &text, true).map_err(said)?;
+            put(&fleet.tree, &fleet.board, &fleet.image, fleet.place(number), &text, true).map_err(said)?;
         }
         (1..=BOARDS).try_for_each(|number| fleet.boot(number))?;
         Ok(fleet)
@@ -82,6 +89,35 @@ impl Fleet {
         put_settings(&self.image, &self.place(number).files.disk, text).map_err(said)
     }
 
+    /// What all boards are flashed with.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The board's description, by whose name a bundle is for these boards.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The same image with other binaries, under another name.
+    pub fn image_of(&self, name: &str, change: impl FnOnce(&mut Binaries)) -> Answer<Image> {
+        let mut binaries = self.binaries.clone();
+        change(&mut binaries);
+        let board = Board { name: format!("{BOARD}-{name}"), ..self.board.clone() };
+        let images = test_images(&self.tree).map_err(said)?;
+        image::build::build(&self.tree, &board, &binaries, Some(&images)).map_err(said)
+    }
+
+    /// Puts bundles onto every board, for which each goes down and comes again.
+    pub fn put(&self, bundles: &Bundles) -> Answer<()> {
+        for number in 1..=BOARDS {
+            self.shut_down(number)?;
+            bundles.put_on(&self.place(number).files.disk, &self.image);
+            self.boot(number)?;
+        }
+        self.is_ready().map(drop)
+    }
+
     /// The name of a board's node.
     pub fn node(&self, number: u8) -> String {
         format!("skerry-{number}")
@@ -90,6 +126,11 @@ impl Fleet {
     /// A board's address on the cable.
     pub fn address(&self, number: u8) -> String {
         format!("10.77.0.{number}")
+    }
+
+    /// The number of the cable between the boards.
+    pub fn cable(&self) -> u16 {
+        fleet::cable(self.port)
     }
 
     /// The port of this machine that leads to the API.
@@ -144,6 +185,11 @@ impl Fleet {
     /// Pulls a board's plug.
     pub fn cut_power(&self, number: u8) -> Answer<()> {
         Machine::running(&self.place(number).files).map_or(Ok(()), Machine::cut_power).map_err(said)
+    }
+
+    /// Asks a board to go down, and waits until it has.
+    pub fn shut_down(&self, number: u8) -> Answer<()> {
+        Machine::running(&self.place(number).files).map_or(Ok(()), Machine::shut_down).map_err(said)
     }
 
     /// Asks a board to restart.
