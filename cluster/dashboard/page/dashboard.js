@@ -18,6 +18,7 @@ const API = {
   nodes: "GET /api/v1/nodes{/name}?includeObject=Object&limit=500",
   nodeUsage: "GET /apis/metrics.k8s.io/v1beta1/nodes",
   pods: "GET /api/v1{scope}/pods{/name}?limit=500",
+  podsOn: "GET /api/v1/pods?fieldSelector=spec.nodeName%3D{name}&limit=500",
   podsOf: "GET /api/v1{scope}/pods?labelSelector={labels}&limit=500",
   podLog: "GET /api/v1/namespaces/{namespace}/pods/{name}/log{?container,previous,follow,timestamps,tailLines}",
   deployments: "GET /apis/apps/v1{scope}/deployments{/name}?limit=500",
@@ -69,8 +70,26 @@ const RANGES = [
   ["1 day", 86400],
   ["1 week", 7 * 86400],
 ];
-// A plot is loaded again after so long; it has so many points of a line at most, and so many lines: the greatest.
-const PLOT_REFRESH_MS = 15_000;
+// What is plotted of each: title, series after the name of what it is of, unit, whether it counts up.
+const PLOTS = {
+  node: [
+    ["CPU, cores", "cpu_usage_seconds_total", cores, true],
+    ["Memory", "memory_working_set_bytes", bytes, false],
+    ["Disk used", "filesystem_used_bytes", bytes, false],
+    ["Temperature, °C", "thermal_zone_temp", (number) => number.toFixed(0), false],
+  ],
+  pod: [
+    ["CPU, cores", "cpu_usage_seconds_total", cores, true],
+    ["Memory", "memory_working_set_bytes", bytes, false],
+    ["Received from the network a second", "network_receive_bytes_total", bytes, true],
+    ["Sent to the network a second", "network_transmit_bytes_total", bytes, true],
+  ],
+  container: [
+    ["CPU, cores", "cpu_usage_seconds_total", cores, true],
+    ["Memory", "memory_working_set_bytes", bytes, false],
+  ],
+};
+// A line has so many points at most, and a plot so many lines: the greatest.
 const PLOT_POINTS = 240;
 const PLOT_LINES_MAX = 12;
 // So many colours has dashboard.css.
@@ -379,10 +398,7 @@ async function rollouts() {
     (status.numberAvailable ?? 0) < status.desiredNumberScheduled;
   const rows = sets.items.filter(isUnderWay).map(async (set) => {
     const { namespace, name } = set.metadata;
-    const labels = Object.entries(set.spec.selector.matchLabels ?? {})
-      .map((pair) => pair.join("="))
-      .join(",");
-    const pods = await json(API.podsOf, { namespace, labels });
+    const pods = await json(API.podsOf, { namespace, labels: labelsOf(set) });
     const { summary, why, waits } = explain(set, pods.items, nodes.items);
     const lines = [make("div", {}, summary), ...why.map((line) => make("div", { class: "wrong" }, line))];
     if (waits) lines.push(make("div", { class: "wrong" }, waits));
@@ -394,23 +410,55 @@ async function rollouts() {
   return rows.length ? grid(["DaemonSet", "How far it is"], await Promise.all(rows)) : quiet("none under way");
 }
 
-// One object: what happened to it, and itself.
+// One object: its pods, what it printed and used, what happened to it, and itself.
 function objectView(kind, namespace, name) {
   const what = kind === "Node" ? "nodes" : WORKLOADS.find(([, its]) => its === kind)?.[0];
   if (!what) return [panel(kind, () => wrong(`This page knows no kind ${kind}.`))];
   const values = { kind, namespace, name };
+  const title = `${kind} ${[namespace, name].filter(Boolean).join("/")}`;
   return [
-    panel(`${kind} ${[namespace, name].filter(Boolean).join("/")}`, async () =>
-      shown(await table(API[what], values), kind, false),
-    ),
-    ...(kind === "Pod" ? [podLogPanel(namespace, name), plotPanel("container", { namespace, pod: name })] : []),
-    ...(kind === "Node" ? [plotPanel("node", { node: name })] : []),
+    panel(title, async () => shown(await table(API[what], values), kind, false)),
+    ...partsOf(kind, what, values),
     panel("Events", async () => eventRows(await json(API.events, values))),
     panel("Object", async () => {
       const yaml = await (await open(API[what], values, "application/yaml")).text();
       return make("pre", {}, withoutManagedFields(yaml));
     }),
   ];
+}
+
+// What a kind alone has.
+function partsOf(kind, what, { namespace, name }) {
+  switch (kind) {
+    case "Pod":
+      return [podLogPanel(namespace, name), plotPanel("container", { namespace, pod: name })];
+    case "Node":
+      return [
+        panel("Pods", async () => shown(await table(API.podsOn, { name }), "Pod", true)),
+        plotPanel("node", { node: name }),
+      ];
+    case "CronJob":
+      return [];
+    default:
+      return [
+        panel("Pods", async () => {
+          const labels = labelsOf(await json(API[what], { namespace, name }));
+          return shown(await table(API.podsOf, { namespace, labels }), "Pod", false);
+        }),
+      ];
+  }
+}
+
+// Which pods are a workload's, as a label selector.
+function labelsOf({ spec }) {
+  const { matchLabels = {}, matchExpressions = [] } = spec.selector;
+  const equal = Object.entries(matchLabels).map(([key, value]) => `${key}=${value}`);
+  const others = matchExpressions.map(({ key, operator, values }) => {
+    if (operator === "Exists") return key;
+    if (operator === "DoesNotExist") return "!" + key;
+    return `${key} ${operator.toLowerCase()} (${values.join(",")})`;
+  });
+  return [...equal, ...others].join(",");
 }
 
 // As kubectl prints it: who set which field is for programs.
@@ -616,45 +664,42 @@ function rates(samples, gap_ms) {
     .map(([[from, was], [to, is]]) => [to, ((is - was) * 1000) / (to - from)]);
 }
 
-// Series of nodes, pods or containers as lines: a name, and points that `make` makes of the samples.
-async function lines(of, what, values, make) {
+// Series as lines: a name, and points.
+async function lines(of, what, values, counts, gap_ms) {
   const { items } = await json(API.series, { ...values, series: `${of}_${what}` });
   const name = (series) => {
-    if (of === "node" || values.pod) return label(series, of);
-    return `${label(series, "namespace")}/${label(series, of)}`;
+    if (of === "node") return [label(series, "node"), label(series, "type")].filter(Boolean).join(" ");
+    return values.pod ? label(series, of) : `${label(series, "namespace")}/${label(series, of)}`;
   };
-  const all = items.map(({ series, samples }) => ({ name: name(series), points: make(samples) }));
+  const all = items.map(({ series, samples }) => {
+    return { name: name(series), points: counts ? rates(samples, gap_ms) : samples };
+  });
   return all.filter(({ points }) => points.length > 0);
 }
 
-// CPU and memory of nodes, pods or containers, for a time the reader chooses.
+// What nodes, pods or containers use, for a time the reader chooses.
 function plotPanel(of, values) {
   const range = make("select", {}, ...RANGES.map(([words, seconds]) => make("option", { value: seconds }, words)));
+  let next_ms = 0;
   const load = async () => {
     const seconds = Number(range.value);
-    const step = Math.max(1, Math.round(seconds / PLOT_POINTS));
+    const step = Math.round(seconds / PLOT_POINTS);
+    next_ms = Date.now() + step * 1000;
     const frame = { from: now() - seconds * 1000, to: now(), gap_ms: Math.max(4 * step, 60) * 1000 };
     const asked = { ...values, sinceTime: ago(seconds), step };
-    const [cpu, memory] = await Promise.all([
-      lines(of, "cpu_usage_seconds_total", asked, (samples) => rates(samples, frame.gap_ms)),
-      lines(of, "memory_working_set_bytes", asked, (samples) => samples),
-    ]);
-    // One colour a name, in both plots.
-    const names = [...new Set([...cpu, ...memory].map(({ name }) => name))].sort();
+    const loaded = PLOTS[of].map(([, what, , counts]) => lines(of, what, asked, counts, frame.gap_ms));
+    const all = await Promise.all(loaded);
+    // One colour a name, in all plots.
+    const names = [...new Set(all.flat().map(({ name }) => name))].sort();
     const colour = (name) => "line" + (names.indexOf(name) % COLOURS);
-    return [...plot("CPU, cores", cpu, cores, colour, frame), ...plot("Memory", memory, bytes, colour, frame)];
+    const measured = PLOTS[of].flatMap(([title, , unit], index) => plot(title, all[index], unit, colour, frame));
+    return measured.length > 0 ? measured : quiet("Nothing was measured.");
   };
-  const title = "CPU and memory of " + (of === "node" && values.node ? "the node" : of + "s");
-  const { element, refresh } = panel(title, load);
+  const { element, refresh } = panel(of === "node" && values.node ? "Use" : `Use of ${of}s`, load);
   element.insertBefore(make("div", { class: "controls" }, labelled("The last", range)), element.lastChild);
   range.addEventListener("change", refresh);
-  let next_ms = 0;
-  const now_and_then = async () => {
-    if (Date.now() < next_ms) return;
-    next_ms = Date.now() + PLOT_REFRESH_MS;
-    await refresh();
-  };
-  return { element, refresh: now_and_then };
+  // There is nothing new to see before a step is over.
+  return { element, refresh: async () => (Date.now() < next_ms ? undefined : refresh()) };
 }
 
 function plotsView() {
@@ -676,7 +721,7 @@ function above(number) {
 
 // Lines over time with a legend that says what each was last.
 function plot(title, all, form, colour, { from, to, gap_ms }) {
-  if (all.length === 0) return [quiet(`${title}: nothing was measured.`)];
+  if (all.length === 0) return [];
   const last = ({ points }) => points.at(-1)[1];
   const most = [...all].sort((one, other) => last(other) - last(one)).slice(0, PLOT_LINES_MAX);
   const top = above(Math.max(...most.flatMap(({ points }) => points.map(([, value]) => value))));

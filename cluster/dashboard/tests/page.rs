@@ -37,7 +37,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("{namespace}", &["default"]),
     ("{name}", &["web"]),
     ("{kind}", &["Pod"]),
-    ("{labels}", &["app=web,tier=front"]),
+    ("{labels}", &["app%3Dweb%2C!old%2Ctier%20in%20(a%2Cb)"]),
     ("{series}", &["node_cpu_usage_seconds_total"]),
     (
         "{?container,previous,follow,timestamps,tailLines}",
@@ -205,9 +205,8 @@ fn requests() -> Vec<(Method, String)> {
             paths = paths.iter().flat_map(|path| values.iter().map(|value| path.replace(hole, value))).collect();
         }
         // One object of a namespace is asked for in its namespace.
-        let is_astray = |path: &str| {
-            text.contains("{scope}") && path.contains("/web?limit") && !path.contains("/namespaces/")
-        };
+        let is_astray =
+            |path: &str| text.contains("{scope}") && path.contains("/web?limit") && !path.contains("/namespaces/");
         paths.retain(|path| !is_astray(path));
         for path in paths {
             assert!(!path.contains('{'), "{path}: what goes there is not in EXAMPLES");

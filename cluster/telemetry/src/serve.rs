@@ -120,8 +120,12 @@ impl Telemetry {
         let (since, until) = (time(&asked, "sinceTime")?, time(&asked, "untilTime")?);
         let millis = |time: Option<i64>, or: i64| time.map_or(or, |nanos| nanos / 1_000_000);
         let (since, until) = (millis(since, i64::MIN), millis(until, i64::MAX));
+        let step = match asked.get("step") {
+            "" => 0,
+            text => text.parse::<u32>().map_err(|_| wrong(&asked, "step"))?,
+        };
         Ok(blocking(move || {
-            let found = metrics.series(since, until, |series| is_wanted(&asked, series));
+            let found = metrics.series(since, until, i64::from(step) * 1000, |series| is_wanted(&asked, series));
             let items: Vec<Value> =
                 found.into_iter().map(|(series, samples)| json!({"series": series, "samples": samples})).collect();
             Ok(json_of(&json!({
@@ -206,9 +210,13 @@ fn time(asked: &Asked, key: &str) -> Result<Option<i64>, Failure> {
         "" => Ok(None),
         text => match text.parse::<Timestamp>() {
             Ok(time) => Ok(Some(crate::logs::cri::nanos(time))),
-            Err(_) => Err(Failure::bad_request(format!("invalid value for {key}: {text:?}"))),
+            Err(_) => Err(wrong(asked, key)),
         },
     }
+}
+
+fn wrong(asked: &Asked, key: &str) -> Failure {
+    Failure::bad_request(format!("invalid value for {key}: {:?}", asked.get(key)))
 }
 
 fn ready(answer: Result<Response, Failure>) -> BoxFuture<'static, Result<Response, Failure>> {
@@ -229,7 +237,7 @@ fn json_of(value: &Value) -> Response {
 /// Reads what is asked for; what cannot be understood is named.
 fn query(asked: &Asked) -> Result<Query, Failure> {
     let text = |key: &str| asked.get(key).to_owned();
-    let wrong = |key: &str| Failure::bad_request(format!("invalid value for {key}: {:?}", asked.get(key)));
+    let wrong = |key: &str| wrong(asked, key);
     let number = |key: &str| match asked.get(key) {
         "" => Ok(None),
         text => text.parse::<usize>().map(Some).map_err(|_| wrong(key)),

@@ -147,8 +147,9 @@ impl MetricStore {
         self.inner().segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// The samples from `since` to before `until` of every series that `wanted` accepts.
-    pub fn series(&self, since: i64, until: i64, wanted: impl Fn(&str) -> bool) -> Series {
+    /// The samples from `since` to before `until` of every series that `wanted` accepts: the last in each `step`, in
+    /// milliseconds, or all of them if that is 0.
+    pub fn series(&self, since: i64, until: i64, step: i64, wanted: impl Fn(&str) -> bool) -> Series {
         let (blocks, pending) = self.inner().parts(since, until, &wanted);
         let (mut found, mut count) = (Series::new(), 0);
         let packed = blocks.into_iter().flat_map(|(file, at)| match read(&file, at) {
@@ -160,7 +161,8 @@ impl MetricStore {
         });
         let packed = packed.filter(|column| wanted(&column.name)).map(|column| (column.name.clone(), unpack(&column)));
         for (name, samples) in packed.chain(pending) {
-            let timely: Vec<_> = samples.into_iter().filter(|(time, _)| *time >= since && *time < until).collect();
+            let timely = samples.into_iter().filter(|(time, _)| *time >= since && *time < until);
+            let timely = thinned(timely, step);
             count += timely.len();
             if count > ANSWER_MAX {
                 break;
@@ -169,7 +171,8 @@ impl MetricStore {
                 found.entry(name).or_default().extend(timely);
             }
         }
-        found
+        // A step may have begun in one block and ended in the next.
+        found.into_iter().map(|(name, samples)| (name, thinned(samples.into_iter(), step))).collect()
     }
 }
 
@@ -266,6 +269,18 @@ fn pack(name: &str, samples: &[(i64, f64)]) -> Column {
     column
 }
 
+/// The last sample in each step. Of a counter that loses nothing but detail, of anything else it is as good as any other.
+fn thinned(samples: impl Iterator<Item = (i64, f64)>, step: i64) -> Vec<(i64, f64)> {
+    let mut kept: Vec<(i64, f64)> = Vec::new();
+    for sample in samples {
+        match kept.last_mut() {
+            Some(last) if step > 0 && last.0.div_euclid(step) == sample.0.div_euclid(step) => *last = sample,
+            _ => kept.push(sample),
+        }
+    }
+    kept
+}
+
 fn unpack(column: &Column) -> Vec<(i64, f64)> {
     let (mut time, mut bits) = (0_i64, 0);
     let pairs = column.times.iter().zip(&column.values);
@@ -288,7 +303,7 @@ mod tests {
     }
 
     fn all(store: &MetricStore, name: &str) -> Vec<(i64, f64)> {
-        store.series(i64::MIN, i64::MAX, |its| its == name).remove(name).unwrap_or_default()
+        store.series(i64::MIN, i64::MAX, 0, |its| its == name).remove(name).unwrap_or_default()
     }
 
     #[test]
@@ -307,7 +322,9 @@ mod tests {
         }
         store.ingest(round(199 * 15, 77.0)).expect("known already");
         assert_eq!(all(&store, "a{}"), wanted);
-        assert_eq!(store.series(30_000, 60_000, |_| true)["a{}"], [(30_000, 2.0), (45_000, 3.0)]);
+        assert_eq!(store.series(30_000, 60_000, 0, |_| true)["a{}"], [(30_000, 2.0), (45_000, 3.0)]);
+        let last_of_each_half_hour = [(1_785_000, 119.0), (2_985_000, 199.0)];
+        assert_eq!(store.series(0, i64::MAX, 1_800_000, |_| true)["a{}"], last_of_each_half_hour);
         let latest = store.latest();
         assert_eq!(latest[0].iter().map(|round| round.time).collect::<Vec<_>>(), [198 * 15_000, 199 * 15_000]);
         store.flush().expect("flushed");
