@@ -6,7 +6,7 @@
 // * every request goes through `open`, and every path stands in `API`;
 // * what the server says becomes text, never markup;
 // * the token lies in this tab's sessionStorage and is sent to this server alone;
-// * nothing is asked for while the page is hidden.
+// * nothing new is asked for while the page is hidden.
 //
 // Not here: what somebody may see. The server decides that for each request, and a panel shows what it says.
 "use strict";
@@ -171,16 +171,15 @@ const link = (text, ...steps) => make("a", { href: "#/" + steps.map(encodeURICom
 const wrong = (text) => make("p", { class: "wrong" }, text);
 const quiet = (text) => make("p", { class: "quiet" }, text);
 
-// Headings, and rows of cells: text, an element, or `{ text, class }`.
+// Headings, and rows of cells: text, an element, or `{ text, class }`. Each cell knows its heading, for narrow screens.
 function grid(headings, rows) {
-  const cell = (it) =>
-    it instanceof Node ? make("td", {}, it) : make("td", { class: it?.class ?? "" }, String(it?.text ?? it ?? ""));
-  return make(
-    "table",
-    {},
-    make("thead", {}, make("tr", {}, ...headings.map((heading) => make("th", {}, heading)))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))),
-  );
+  const cell = (it, index) => {
+    const content = it instanceof Node ? it : String(it?.text ?? it ?? "");
+    return make("td", { class: it?.class ?? "", "data-heading": headings[index] }, content);
+  };
+  const head = make("tr", {}, ...headings.map((heading) => make("th", {}, heading)));
+  const body = rows.map((row) => make("tr", {}, ...row.map(cell)));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
 }
 
 // A part of a view. `load` makes its content; what goes wrong in it is shown in its place and harms no other.
@@ -522,7 +521,6 @@ function restarting(work) {
 }
 
 const labelled = (text, control) => make("label", {}, text + " ", control);
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // What a container prints, as it prints it; of a pod that is gone, what the log store has.
 function podLogPanel(namespace, name) {
@@ -579,7 +577,7 @@ async function stored(values, text, signal, follows) {
     tailLines = 0;
     if (!page.metadata.continue) {
       if (!follows()) return;
-      await pause(REFRESH_MS);
+      await rest();
     }
   }
 }
@@ -772,9 +770,15 @@ async function show(panels) {
   const { signal } = view;
   at("main").replaceChildren(...panels.map((panel) => panel.element));
   while (!signal.aborted) {
-    if (!document.hidden) await Promise.all(panels.map((panel) => panel.refresh()));
-    await pause(REFRESH_MS);
+    await Promise.all(panels.map((panel) => panel.refresh()));
+    await rest();
   }
+}
+
+// A while, and as long as nobody looks.
+async function rest() {
+  do await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+  while (document.hidden);
 }
 
 function route() {

@@ -269,7 +269,7 @@ fn pack(name: &str, samples: &[(i64, f64)]) -> Column {
     column
 }
 
-/// The last sample in each step. Of a counter that loses nothing but detail, of anything else it is as good as any other.
+/// The last sample in each step. Of a counter that loses nothing but detail, of the rest it is as good as any other.
 fn thinned(samples: impl Iterator<Item = (i64, f64)>, step: i64) -> Vec<(i64, f64)> {
     let mut kept: Vec<(i64, f64)> = Vec::new();
     for sample in samples {
