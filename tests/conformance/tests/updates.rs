@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bundle::Digest;
 use bundle::message::{Drain, Failed, Reply, Request, State, Status, Wanted, decode, encode};
 use client::{Client, Kubeconfig};
+use k8s_openapi::api::core::v1::Node;
 use skerry::update::node::{Updates, run};
 use sys::clock::SystemClock;
 use sys::fdpass;
@@ -114,6 +115,26 @@ fn a_failure_is_shown_and_somebody_elses_cordon_stays() {
     assert_eq!(world.node("{.spec.unschedulable}"), "true");
     let warned = world.must("get events --field-selector type=Warning -o jsonpath={.items[*].reason}");
     assert_eq!(warned, "UpdateKernelPanic");
+}
+
+#[test]
+fn a_board_waits_its_turn_while_another_is_away() {
+    let world = World::new(false);
+    let digest = Digest::of(b"2");
+    world.apply(&NODE.replace("OPEN", "false").replace("board", "other"));
+    world.says(wanted(digest, Drain::default(), State::Staged));
+    world.shows("False Queued", "while others are away: other");
+    assert_eq!(world.node(OURS), "", "it takes pods until it is its turn");
+    world.user.kubectl_words(&[
+        "patch",
+        "node",
+        "other",
+        "--subresource=status",
+        "-p",
+        r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#,
+    ]);
+    world.until("the switch", |world| world.activated() == Some(digest));
+    assert_eq!(world.node(OURS), format!("true{digest}"));
 }
 
 impl World {
@@ -272,9 +293,13 @@ fn take_care(kubeconfig: &Path, socket: PathBuf) {
     let config = Kubeconfig::read(kubeconfig).expect("a kubeconfig");
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let client = Client::new(client::https::open(&config).expect("a way to the server"));
+        let door = client::https::open(&config).expect("a way to the server");
+        let _inside = runtime.enter();
+        let nodes = client::run::caches(door.clone()).of::<Node>();
+        let client = Client::new(door);
         let leaving = watch::channel(false).0;
-        let updates = Updates { node: "board".to_owned(), client, clock: Arc::new(SystemClock), socket, leaving };
+        let updates =
+            Updates { node: "board".to_owned(), client, nodes, clock: Arc::new(SystemClock), socket, leaving };
         match runtime.block_on(run(updates)) {}
     });
 }

@@ -182,6 +182,7 @@ async fn take_updates(parts: &NodeParts, leaving: &watch::Sender<bool>) -> Resul
     let updates = Updates {
         node: parts.name.clone(),
         client: Client::new(parts.door.clone()),
+        nodes: parts.caches.of::<Node>(),
         clock: parts.clock.clone(),
         socket: PathBuf::from(bundle::message::SOCKET),
         leaving: leaving.clone(),

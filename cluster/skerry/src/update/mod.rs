@@ -11,4 +11,5 @@
 
 pub mod agent;
 pub mod node;
+pub mod pace;
 pub mod plan;

@@ -16,12 +16,14 @@ use bundle::ask;
 use bundle::message::{Check, Reply, Request, SOCKET, State, Status};
 use bytes::Bytes;
 use client::typed::{JSON, MERGE_PATCH, STRATEGIC_PATCH};
-use client::{Client, ClientError};
+use client::{Cache, Client, ClientError};
 use http::Method;
+use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::pace::{AT_A_TIME, Others, pace, quiet_seconds};
 use super::plan::{CONDITION, CORDONED, Cordon, Plan, Pod, Shown, Step, plan};
 
 /// While nothing is wanted.
@@ -37,6 +39,8 @@ pub struct Updates {
     pub node: String,
     /// The way to the API server.
     pub client: Client,
+    /// Every Node, as far as this machine has heard.
+    pub nodes: Arc<Cache>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where the update service listens.
@@ -63,8 +67,8 @@ pub enum UpdateError {
     #[error("failed to take care of an update")]
     Api(#[source] ClientError),
     /// It said something else than was asked.
-    #[error("failed to understand the list of pods")]
-    Pods(#[source] serde_json::Error),
+    #[error("failed to understand a list")]
+    List(#[source] serde_json::Error),
 }
 
 /// What one round leaves for the next.
@@ -74,6 +78,8 @@ struct Memory {
     settled: Option<Status>,
     /// Since when pods are being taken away.
     since: Option<Monotonic>,
+    /// It is this node's turn to be away.
+    has_turn: bool,
     /// Why pods could not be evicted, by namespace and name.
     refused: Vec<((String, String), String)>,
     /// What was complained of last.
@@ -121,6 +127,7 @@ async fn round(updates: &Updates, memory: &mut Memory) -> Result<Duration, Updat
     }
     let draining = draining(memory, state, updates.clock.monotonic());
     let plan = plan(&status, &cordon(&node), &pods, draining);
+    let (plan, pause) = in_turn(updates, memory, &status, &node, &pods, plan).await?;
     show(updates, &node, &plan).await?;
     let leaves = plan.steps.contains(&Step::Activate);
     updates.leaving.send_if_modified(|leaving| std::mem::replace(leaving, leaves) != leaves);
@@ -128,16 +135,53 @@ async fn round(updates: &Updates, memory: &mut Memory) -> Result<Duration, Updat
     if status.wanted.is_none() && status.confirmed {
         memory.settled = Some(status);
     }
-    Ok(BUSY)
+    Ok(pause)
 }
 
 fn draining(memory: &mut Memory, state: Option<State>, now: Monotonic) -> Duration {
     if state != Some(State::Staged) {
+        memory.has_turn = false;
         memory.since = None;
         memory.refused.clear();
         return Duration::ZERO;
     }
     now.since(*memory.since.get_or_insert(now))
+}
+
+/// The plan as far as it is this node's turn, and how long to wait after it.
+async fn in_turn(
+    updates: &Updates,
+    memory: &mut Memory,
+    status: &Status,
+    node: &Node,
+    pods: &[Pod],
+    plan: Plan,
+) -> Result<(Plan, Duration), UpdateError> {
+    let Some(wanted) = &status.wanted else { return Ok((plan, BUSY)) };
+    let claims = cordon(node).ours.is_some();
+    let asks = pods.iter().find(|pod| pod.updates && !pod.leaving);
+    let at_a_time = asks.and_then(|pod| pod.at_a_time).unwrap_or(1);
+    let heard = || updates.nodes.list::<Node>(None).iter().filter_map(|other| away(other, &updates.node)).collect();
+    let mut others = Others { away: if memory.has_turn { vec![] } else { heard() }, at_a_time };
+    if !memory.has_turn && others.away.len() < at_a_time {
+        // What was heard may be old: this is the look that counts.
+        others.away = nodes(updates).await?.iter().filter_map(|other| away(other, &updates.node)).collect();
+    }
+    let (plan, has_turn) = pace(plan, &wanted.version, memory.has_turn, claims, &others);
+    memory.has_turn = has_turn;
+    let waits = plan.shown.as_ref().is_some_and(|shown| shown.reason == "Queued");
+    if waits {
+        memory.since = None;
+    }
+    Ok((plan, if waits { Duration::from_secs(quiet_seconds(&updates.node)) } else { BUSY }))
+}
+
+/// The name of another node that is cordoned for an update or not Ready.
+fn away(other: &Node, ours: &str) -> Option<String> {
+    let name = other.metadata.name.clone().filter(|name| name != ours)?;
+    let mut conditions = other.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is_ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    (cordon(other).ours.is_some() || !is_ready).then_some(name)
 }
 
 async fn act(updates: &Updates, memory: &mut Memory, status: &Status, plan: &Plan) -> Result<(), UpdateError> {
@@ -257,10 +301,16 @@ fn cordon(node: &Node) -> Cordon {
     Cordon { unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true), ours }
 }
 
+async fn nodes(updates: &Updates) -> Result<Vec<Node>, UpdateError> {
+    let path = "/api/v1/nodes".to_owned();
+    let answer = updates.client.call(Method::GET, path, "", Bytes::new()).await.map_err(UpdateError::Api)?;
+    serde_json::from_slice::<List<Node>>(&answer).map(|list| list.items).map_err(UpdateError::List)
+}
+
 async fn pods(updates: &Updates, refused: &[((String, String), String)]) -> Result<Vec<Pod>, UpdateError> {
     let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", updates.node);
     let answer = updates.client.call(Method::GET, path, "", Bytes::new()).await.map_err(UpdateError::Api)?;
-    let list: Value = serde_json::from_slice(&answer).map_err(UpdateError::Pods)?;
+    let list: Value = serde_json::from_slice(&answer).map_err(UpdateError::List)?;
     let mut pods: Vec<Pod> = list["items"].as_array().into_iter().flatten().map(|item| pod(item)).collect();
     for pod in &mut pods {
         let of =
@@ -287,6 +337,7 @@ fn pod(item: &Value) -> Pod {
         empty_dir: volumes.iter().any(|volume| !volume["emptyDir"].is_null()),
         ready: list(&status["conditions"]).iter().any(|it| it["type"] == "Ready" && it["status"] == "True"),
         updates: volumes.iter().any(|volume| volume["hostPath"]["path"] == folder),
+        at_a_time: meta["annotations"][AT_A_TIME].as_str().and_then(|text| text.parse().ok()),
         refused: None,
     }
 }

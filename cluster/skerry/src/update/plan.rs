@@ -45,6 +45,8 @@ pub struct Pod {
     pub ready: bool,
     /// It holds the update socket.
     pub updates: bool,
+    /// How many boards may be away at a time, where it says so.
+    pub at_a_time: Option<usize>,
     /// Why it could not be evicted last.
     pub refused: Option<String>,
 }
