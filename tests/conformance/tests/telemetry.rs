@@ -1,4 +1,5 @@
-//! The collectors as their manifests run them, in pods: `kubectl top`, series, logs of a pod that is gone, Prometheus' text.
+//! The collectors as their manifests run them, in pods: `kubectl top`, series, logs of a pod that is gone, Prometheus' text;
+//! and the web page, which shows them to the account of its manifest.
 //!
 //! Needs root and, the first time, Debian's archive for the test images.
 
@@ -45,6 +46,7 @@ fn collectors_run_as_their_manifests_say() {
     cluster.must_become("--for=condition=Ready pod/busy pod/quiet", 60);
     top(&cluster);
     scraped(&cluster);
+    viewed(&cluster);
     logged(&cluster, &own);
 }
 
@@ -88,6 +90,38 @@ fn scraped(cluster: &Cluster) {
         "pod_network_receive_bytes_total{node=\"node\",namespace=\"default\",pod=\"quiet\"} ",
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+/// The web page, and what its account may ask the API for; `cargo test -p dashboard` asks every path the page knows.
+fn viewed(cluster: &Cluster) {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/dashboard/manifests/viewer.yaml");
+    cluster.must(&format!("apply -f {}", manifest.display()));
+    let token = cluster.must("create token skerry-dashboard -n kube-system --duration=24h");
+    let admin = fs::read_to_string(cluster.data().join("admin.kubeconfig")).expect("the administrator's file");
+    // A certificate would be believed before any token.
+    let lines = admin.lines().filter(|line| !line.contains("client-certificate-data"));
+    let lines = lines.map(|line| match line.split_once("client-key-data:") {
+        Some((indent, _)) => format!("{indent}token: {}", token.trim()),
+        None => line.to_owned(),
+    });
+    let file = cluster.data().join("viewer.kubeconfig");
+    fs::write(&file, lines.collect::<Vec<_>>().join("\n")).expect("written");
+    let viewer = |words: &str| cluster.kubectl(&format!("{words} --kubeconfig={}", file.display()));
+    for (words, wanted) in [
+        ("auth whoami", "system:serviceaccount:kube-system:skerry-dashboard"),
+        ("get --raw /dashboard/", "<title>Skerry</title>"),
+        ("get nodes", "node "),
+        ("top nodes", "node "),
+        ("logs busy", "here I am"),
+        ("get --raw /apis/telemetry.skerry.dev/v1/series?name=node_*&step=60", "node_cpu_usage_seconds_total"),
+    ] {
+        let (ok, text) = viewer(words);
+        assert!(ok && text.contains(wanted), "{words}: {text}");
+    }
+    for words in ["get secrets -A", "delete pod busy", "get --raw /api/v1/nodes/node/proxy/metrics"] {
+        let (ok, text) = viewer(words);
+        assert!(!ok && text.contains("forbidden"), "{words}: {text}");
     }
 }
 
