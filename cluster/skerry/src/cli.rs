@@ -86,6 +86,10 @@ pub struct Server {
     /// Address of this machine's Node; the one it would call the world from if not given.
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<std::net::Ipv4Addr>,
+    /// A folder of unpacked images, laid out as `image build --preload` lays them out in a board's firmware: they are used where
+    /// they lie and never removed. May be repeated; a board's own need not be named.
+    #[arg(long, value_name = "FOLDER")]
+    pub preloaded: Vec<PathBuf>,
     /// A node that is silent for so long is not ready, and its pods are to leave; upstream's default is 50s.
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub node_monitor_grace_period: Duration,
@@ -205,6 +209,10 @@ pub struct Agent {
     /// Address of this machine's Node; the one by which it reaches the server if not given.
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<std::net::Ipv4Addr>,
+    /// A folder of unpacked images, laid out as `image build --preload` lays them out in a board's firmware: they are used where
+    /// they lie and never removed. May be repeated; a board's own need not be named.
+    #[arg(long, value_name = "FOLDER")]
+    pub preloaded: Vec<PathBuf>,
     /// File with a secret that encrypts what the node remembers of its pods, Secrets among it; without, root can read it.
     #[arg(long, value_name = "FILE")]
     pub checkpoint_key_file: Option<PathBuf>,

@@ -193,7 +193,7 @@ fn root(
         root.text(&format!("{folder}/{name}"), text.as_str());
     }
     if let Some(images) = images {
-        root.add_images(preload::read_folder(images)?);
+        root.add_images(preload::read_folder(images)?)?;
     }
     licences::add(tree, &mut root, packages)?;
     Ok(root)

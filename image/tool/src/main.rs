@@ -45,9 +45,9 @@ enum Verb {
         /// A folder with `skerry` and `skerry-init` for the board, instead of building them
         #[arg(long, value_name = "FOLDER")]
         binaries: Option<PathBuf>,
-        /// A folder of container images to put into the root [default: the test images]
-        #[arg(long, value_name = "FOLDER")]
-        images: Option<PathBuf>,
+        /// A folder of container images (OCI archives, *.tar) to put into the firmware, as in `build` [default: the test images]
+        #[arg(long, value_name = "FOLDER", alias = "images")]
+        preload: Option<PathBuf>,
         /// The kubeconfig to write [default: build/kubeconfig]
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
@@ -96,9 +96,9 @@ enum Verb {
         /// A folder with `skerry` and `skerry-init` for the board, instead of building them
         #[arg(long, value_name = "FOLDER")]
         binaries: Option<PathBuf>,
-        /// A folder of container images to put into the root
-        #[arg(long, value_name = "FOLDER")]
-        images: Option<PathBuf>,
+        /// A folder of container images to put into the firmware, as in `build`
+        #[arg(long, value_name = "FOLDER", alias = "images")]
+        preload: Option<PathBuf>,
     },
     /// Shows the Debian packages in use, or renews them
     Lock {
@@ -121,9 +121,10 @@ struct Build {
     /// A folder with `skerry` and `skerry-init` for the board, instead of building them
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
-    /// A folder of container images to put into the root
-    #[arg(long, value_name = "FOLDER")]
-    images: Option<PathBuf>,
+    /// A folder of container images (OCI archives, *.tar) to put into the firmware: nodes use them where they lie, never
+    /// remove them, and give them to nodes that lack them
+    #[arg(long, value_name = "FOLDER", alias = "images")]
+    preload: Option<PathBuf>,
     /// A folder of packages that another system unpacked, FOLDER/ID as Debian's package of that id would be, instead of
     /// Debian's; nothing is installed then, and a tool that is missing is an error
     #[arg(long, value_name = "FOLDER", requires = "binaries")]
@@ -151,12 +152,12 @@ impl Build {
         let Some(folder) = &self.from else {
             host::prepare(tree)?;
             let binaries = cross::build(tree, self.binaries.as_deref())?;
-            return build::build(tree, board, &binaries, self.images.as_deref());
+            return build::build(tree, board, &binaries, self.preload.as_deref());
         };
         let binaries = cross::build(tree, self.binaries.as_deref())?;
         let ids: Vec<&str> = build::package_ids(board).into_iter().collect();
         let packages = packages::given(folder, &ids, &self.from_name)?;
-        build::build_of(tree, board, &binaries, self.images.as_deref(), &packages)
+        build::build_of(tree, board, &binaries, self.preload.as_deref(), &packages)
     }
 }
 
@@ -204,9 +205,9 @@ struct Flash {
     /// A folder with `skerry` and `skerry-init` for the board, instead of building them
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
-    /// A folder of container images to put into the root
-    #[arg(long, value_name = "FOLDER")]
-    images: Option<PathBuf>,
+    /// A folder of container images to put into the firmware, as in `build`
+    #[arg(long, value_name = "FOLDER", alias = "images")]
+    preload: Option<PathBuf>,
 }
 
 impl Flash {
@@ -229,20 +230,20 @@ impl Flash {
 fn main() -> ExitCode {
     let mut tree = Tree::ours();
     let outcome = match Words::parse().verb {
-        Verb::Up { board, boards, fresh, direct, binaries, images, kubeconfig } => {
+        Verb::Up { board, boards, fresh, direct, binaries, preload, kubeconfig } => {
             let way = if direct { Way::Direct } else { Way::Loader };
-            up(&tree, &Wanted { board, boards, fresh, way, binaries, images, kubeconfig })
+            up(&tree, &Wanted { board, boards, fresh, way, binaries, preload, kubeconfig })
         }
         Verb::Down { board } => {
             down(&tree, &board).map(|ran| println!("{}", if ran > 0 { "it is off" } else { "it was off" }))
         }
         Verb::Build(words) => trusting(&mut tree, words.trust.as_deref()).and_then(|()| build_one(&tree, &words)),
         Verb::Key { out } => bundle::key(&out).map(|public| println!("{}", public.display())),
-        Verb::Bundle { board, key, out, version, security_epoch, confirm_within, trust, binaries, images } => {
+        Verb::Bundle { board, key, out, version, security_epoch, confirm_within, trust, binaries, preload } => {
             let about = About { version, security_epoch, confirm_within_s: confirm_within };
             let trust = trust.unwrap_or_else(|| format!("{}.pub", key.display()).into());
             trusting(&mut tree, Some(&trust))
-                .and_then(|()| bundle_one(&tree, &board, &about, &key, &out, binaries, images))
+                .and_then(|()| bundle_one(&tree, &board, &about, &key, &out, binaries, preload))
         }
         Verb::Flash(wanted) => flash_one(&tree, &wanted),
         Verb::External => write_external(&tree),
@@ -292,7 +293,7 @@ fn flash_one(tree: &Tree, wanted: &Flash) -> Result<()> {
             let board = board::read(&tree.boards(), board.as_deref().unwrap_or_default())?;
             host::prepare(tree)?;
             let binaries = cross::build(tree, wanted.binaries.as_deref())?;
-            build::build(tree, &board, &binaries, wanted.images.as_deref())?.disk
+            build::build(tree, &board, &binaries, wanted.preload.as_deref())?.disk
         }
     };
     let path = wanted.device.display();
@@ -355,12 +356,12 @@ fn bundle_one(
     key: &Path,
     out: &Path,
     binaries: Option<PathBuf>,
-    images: Option<PathBuf>,
+    preload: Option<PathBuf>,
 ) -> Result<()> {
     let board = board::read(&tree.boards(), board)?;
     host::prepare(tree)?;
     let binaries = cross::build(tree, binaries.as_deref())?;
-    let image = build::build(tree, &board, &binaries, images.as_deref())?;
+    let image = build::build(tree, &board, &binaries, preload.as_deref())?;
     let digest = bundle::make(&board, &image.layout, &image.disk, about, key, out)?;
     println!("{} ({digest})", out.display());
     Ok(())

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::error::{Doing, Error, Result};
-use crate::preload::{FOLDER, Images, append_layer};
+use crate::preload::{FOLDER, Images, append_layer, recipe};
 use crate::shell::{EPOCH, tool};
 
 /// What lies at a path.
@@ -30,6 +30,8 @@ pub enum Entry {
     },
     /// A small file.
     Text(String),
+    /// The same of bytes that are no text.
+    Bytes(Vec<u8>),
     /// A symbolic link.
     Link(String),
 }
@@ -60,15 +62,24 @@ impl Root {
     }
 
     /// Puts the images of an archive where the image store looks for the firmware's.
-    pub fn add_images(&mut self, images: Images) {
+    pub fn add_images(&mut self, images: Images) -> Result<()> {
         for (id, record) in images.records {
             self.text(&format!("{FOLDER}/images/{id}.json"), record);
         }
+        for (digest, document) in images.documents {
+            self.add(&format!("{FOLDER}/documents/{digest}"), Entry::Bytes(document));
+        }
         for (digest, layer) in images.layers {
-            let path = format!("{FOLDER}/layers/{digest}/fs");
+            let folder = format!("{FOLDER}/layers/{digest}");
+            let path = format!("{folder}/fs");
+            if let Some(recipe) = recipe(&layer).doing(format_args!("read layer {digest}"))? {
+                self.add(&format!("{folder}/recipe"), Entry::Bytes(recipe));
+            }
+            self.text(&format!("{folder}/size"), layer.len().to_string());
             self.add(&path, Entry::Folder { mode: 0o755 });
             self.layers.insert(path, layer);
         }
+        Ok(())
     }
 
     /// The entries; a layer is its folder here, named after what is in it.
@@ -104,8 +115,8 @@ impl Root {
         written
     }
 
-    /// The archive, everything owned by root and dated [`EPOCH`].
-    fn tar(&self, into: impl io::Write) -> Result<()> {
+    /// The archive of it, everything owned by root and dated [`EPOCH`].
+    pub fn tar(&self, into: impl io::Write) -> Result<()> {
         let mut archive = tar::Builder::new(into);
         for (path, entry) in self.entries() {
             append(&mut archive, path, entry).doing(format_args!("pack {path}"))?;
@@ -136,17 +147,25 @@ fn append<W: io::Write>(archive: &mut tar::Builder<W>, path: &str, entry: &Entry
             let size = file.metadata()?.len();
             archive.append_data(&mut header, path, (&mut file).take(size))
         }
-        Entry::Text(text) => {
-            header.set_mode(0o644);
-            header.set_size(text.len() as u64);
-            archive.append_data(&mut header, path, text.as_bytes())
-        }
+        Entry::Text(text) => append_bytes(archive, header, path, text.as_bytes()),
+        Entry::Bytes(bytes) => append_bytes(archive, header, path, bytes),
         Entry::Link(target) => {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_mode(0o777);
             archive.append_link(&mut header, path, target)
         }
     }
+}
+
+fn append_bytes<W: io::Write>(
+    archive: &mut tar::Builder<W>,
+    mut header: tar::Header,
+    path: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
+    header.set_mode(0o644);
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, path, bytes)
 }
 
 #[cfg(test)]

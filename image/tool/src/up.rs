@@ -40,8 +40,8 @@ pub struct Wanted {
     pub way: Way,
     /// Where the binaries are, where they need not be built.
     pub binaries: Option<PathBuf>,
-    /// A folder of container images to put into the root; the test images otherwise.
-    pub images: Option<PathBuf>,
+    /// A folder of container images to put into the firmware; the test images otherwise.
+    pub preload: Option<PathBuf>,
     /// The kubeconfig to write; in the build folder otherwise.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
     tell(began, "building the binaries for the board (the first time takes minutes)");
     let binaries = cross::build(tree, wanted.binaries.as_deref())?;
     tell(began, "gathering container images");
-    let images = wanted.images.clone().map_or_else(|| test_images(tree), Ok)?;
+    let images = wanted.preload.clone().map_or_else(|| test_images(tree), Ok)?;
     tell(began, &format!("assembling the image for {}", board.name));
     let image = build::build(tree, &board, &binaries, Some(&images))?;
     tell(began, if image.reused { "the image is as it was" } else { "the image is made" });

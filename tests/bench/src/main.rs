@@ -92,7 +92,7 @@ enum Command {
     },
     /// The size of the program and, if given, of a disk image compressed with zstd -19.
     Size {
-        /// A disk image, built without preloaded images: `cargo run -p image -- build --images EMPTY-FOLDER --board BOARD`.
+        /// A disk image, built without preloaded images: `cargo run -p image -- build --preload EMPTY-FOLDER --board BOARD`.
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
     },

@@ -39,7 +39,7 @@ pub fn boot(board: &Board, image: &Image, images: &Path, folder: &Path) -> Durat
 }
 
 fn initramfs_of(images: &Path) -> Vec<u8> {
-    let images = preload::read(images).expect("the test images can be read");
+    let images = preload::read(images, preload::ARCHITECTURE).expect("the test images can be read");
     let busybox = preload::file(&images, "usr/bin/busybox").expect("a test image has busybox");
     let mut archive = Archive::default();
     archive.folder("dev");

@@ -4,10 +4,14 @@
 
 mod made;
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use conformance::{Machine, Site};
+use image::preload;
+use image::root::Root;
 
 fn everywhere(policy: &str) -> String {
     format!(
@@ -39,6 +43,20 @@ fn site(agents: usize) -> Site {
     }
     site.wait_for_ready(agents + 1);
     site
+}
+
+/// The test images as they lie in a board's firmware, below `folder`: what `image build --preload` puts into the root.
+fn firmware_images(folder: &Path) -> PathBuf {
+    let images = preload::read(&made::test_images(), images::Architecture::here().name());
+    let mut root = Root::default();
+    root.add_images(images.expect("the archive is read")).expect("its layers are read");
+    let archive = folder.join("root.tar");
+    root.tar(File::create(&archive).expect("a file")).expect("packed");
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--xattrs", "--xattrs-include=*", "--file"]).arg(&archive).arg("--directory").arg(folder);
+    assert!(tar.status().expect("tar starts").success(), "the archive is unpacked");
+    std::fs::remove_file(&archive).expect("removed");
+    folder.join(preload::FOLDER)
 }
 
 fn create(site: &Site, text: &str) {
@@ -86,9 +104,33 @@ fn an_image_on_one_machine_runs_on_all() {
 }
 
 #[test]
+fn an_image_of_one_boards_firmware_runs_on_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let firmware = firmware_images(folder.path());
+    let mut site = Site::start(&made::skerry(), None, 0);
+    let preloaded = ["--token", conformance::TOKEN, "--preloaded", &firmware.to_string_lossy()];
+    for words in [&preloaded[..], &preloaded[..2]] {
+        site.add_agent(words).run();
+    }
+    site.wait_for_ready(3);
+    create(&site, &everywhere("Always"));
+    site.rolled_out("daemonset/everywhere", 60);
+    let layers = |machine: &Machine| std::fs::read_dir(machine.data.join("images/layers")).expect("listed").count();
+    let [holder, other] = &site.agents[..] else { panic!("two agents") };
+    let here = told(&site, holder);
+    assert!(here.contains("\"busybox:1.28\" was put on this machine beforehand"), "{here}");
+    assert_eq!(layers(holder), 0, "it is used where it lies");
+    for machine in [other, &site.server] {
+        let told = told(&site, machine);
+        assert!(told.contains("Successfully pulled image \"busybox:1.28\" from peer "), "{told}");
+        assert!(layers(machine) > 0);
+    }
+}
+
+#[test]
 fn a_layer_that_was_changed_is_refused_and_the_peer_named() {
     let site = site(1);
-    let file = std::fs::File::options().read(true).write(true).open(large_file(&site.server)).expect("a file");
+    let file = File::options().read(true).write(true).open(large_file(&site.server)).expect("a file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, 4000).expect("read");
     file.write_all_at(&[byte[0] ^ 1], 4000).expect("written");

@@ -14,7 +14,7 @@ mod join;
 mod memory;
 mod renew;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use base::{Clock, Rng};
@@ -35,6 +35,7 @@ struct Settings {
     token: TokenSource,
     node: String,
     checkpoint_key: Option<Key>,
+    preloaded: Vec<PathBuf>,
 }
 
 /// Runs an agent until it is told to stop.
@@ -53,6 +54,7 @@ async fn serve(options: cli::Agent) -> Result<(), StartError> {
         token: TokenSource::new(options.token, options.token_file),
         node: options.node_name.unwrap_or_else(net::hostname),
         checkpoint_key: options.checkpoint_key_file.as_deref().map(checkpoint_key).transpose()?,
+        preloaded: options.preloaded,
     });
     let identity = Identity::open(&data.join("node"), &settings.node).map_err(StartError::Pki)?;
     let work = work(settings, identity, &data, options.node_ip, clock);
@@ -97,6 +99,7 @@ async fn work(
         door: door.clone(),
         caches,
         clock: clock.clone(),
+        preloaded: settings.preloaded.clone(),
         checkpoint_key: settings.checkpoint_key.clone(),
         seed: Mutex::new(Rng::new(server::seed(&*clock))),
     });

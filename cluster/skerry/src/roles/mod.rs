@@ -99,6 +99,7 @@ fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartErro
         door: parts.door(&user, ["system:nodes"]),
         caches,
         clock: parts.clock.clone(),
+        preloaded: parts.options.preloaded.clone(),
         checkpoint_key: None,
         seed: Mutex::new(parts.rng()),
     })

@@ -93,6 +93,8 @@ pub struct NodeParts {
     pub caches: Arc<Caches>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Folders of images that are never collected, beside that of a board's firmware.
+    pub preloaded: Vec<PathBuf>,
     /// Encrypts what it remembers.
     pub checkpoint_key: Option<kubelet::checkpoint::Key>,
     /// Where chance begins.
@@ -123,7 +125,8 @@ async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
     let range = range::of_node(&parts.data, &options, &client, || parts.clock.now()).await.map_err(NodeError::Range)?;
     let (data, clock, seed) = (parts.data.clone(), parts.clock.clone(), parts.rng().next_u64());
     let peers = neighbours::finder(&parts.name, &parts.caches, parts.identity.clone());
-    let opened = tokio::task::spawn_blocking(move || open(&data, range, Some(peers), clock, seed));
+    let preloaded = parts.preloaded.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&data, range, preloaded, Some(peers), clock, seed));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
     link_logs(&parts.data);
@@ -195,7 +198,7 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
     // A node that never had a range has no pods either; any range will do to see that.
     let range = range::remembered(data).unwrap_or(cluster_pods());
     let folder = data.to_owned();
-    let opened = tokio::task::spawn_blocking(move || open(&folder, range, None, clock, 0));
+    let opened = tokio::task::spawn_blocking(move || open(&folder, range, Vec::new(), None, clock, 0));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
     let pods = data.join("kubelet/pods");
@@ -210,6 +213,7 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
 fn open(
     data: &Path,
     range: Net,
+    preloaded: Vec<PathBuf>,
     peers: Option<oci::Finder>,
     clock: Arc<dyn Clock>,
     seed: u64,
@@ -225,7 +229,7 @@ fn open(
     let keeper_socket = std::env::var_os(KEEPER_SOCKET).map(PathBuf::from);
     let runtime = Embedded::open(runtime::Options {
         data: data.to_owned(),
-        firmware_images: [FIRMWARE_IMAGES].iter().map(PathBuf::from).filter(|path| path.is_dir()).collect(),
+        firmware_images: firmware_images(preloaded),
         program: std::env::current_exe().map_err(NodeError::Program)?,
         helper_args: vec!["helper".into()],
         keeper_args: keeper_socket.is_none().then(|| vec!["keeper".into()]),
@@ -238,6 +242,14 @@ fn open(
         seed,
     });
     Ok(Opened { net, runtime: runtime.map_err(NodeError::Runtime)? })
+}
+
+fn firmware_images(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    for folder in folders.extract_if(.., |folder| !folder.join("images").is_dir()) {
+        tracing::warn!("there are no images in {}, as it has no folder named images", folder.display());
+    }
+    folders.extend(Some(PathBuf::from(FIRMWARE_IMAGES)).filter(|path| path.is_dir()));
+    folders
 }
 
 /// On a board the logs are where others look for them, and so are those of its firmware. What is there already stays.
