@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::{Doing, OciError};
+use crate::limit::Limit;
 use crate::manifest::{Descriptor, Found, Manifest, choose, read, wrong_platform};
 use crate::name::Reference;
 use crate::store::{Came, Image, Store, read_config};
@@ -101,7 +102,7 @@ fn layout_image(
     for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
         if !store.has_layer(diff_id) {
             let part = archive.part(&blob_name(&layer.digest)?)?;
-            store.add_layer(diff_id, part)?;
+            store.add_layer(diff_id, part, &Limit::none())?;
         }
     }
     let tags = names.iter().filter_map(Reference::tagged);
@@ -168,7 +169,7 @@ fn saved_image(store: &Store, archive: &mut Archive, saved: &Saved, names: &[Ref
     }
     for (name, diff_id) in saved.layers.iter().zip(&wanted) {
         if !store.has_layer(diff_id) {
-            store.add_layer(diff_id, archive.part(name)?)?;
+            store.add_layer(diff_id, archive.part(name)?, &Limit::none())?;
         }
     }
     store.add_image(&config, tags.iter().filter_map(Reference::tagged), [], Came::default())

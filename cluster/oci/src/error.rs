@@ -33,6 +33,14 @@ pub enum OciError {
         /// What it is.
         found: String,
     },
+    /// There is more of it than is taken.
+    #[error("{what} is too large: {detail}")]
+    TooLarge {
+        /// What was read, and from where.
+        what: String,
+        /// Which limit it exceeds.
+        detail: String,
+    },
     /// The content cannot be understood.
     #[error("{what} is malformed: {detail}")]
     Malformed {

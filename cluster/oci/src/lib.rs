@@ -16,6 +16,7 @@ mod archive;
 mod digest;
 mod error;
 mod http;
+mod limit;
 mod manifest;
 mod name;
 mod own;

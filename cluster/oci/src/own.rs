@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::digest::Hashing;
 use crate::error::{Doing, OciError};
+use crate::limit::Limit;
 use crate::name::Reference;
 use crate::store::{Came, Image, Store};
 
@@ -39,7 +40,7 @@ impl Store {
         let hash = |tar: io::PipeReader| Hashing::new(tar).finish().doing("read our own program");
         let (diff_id, _) = with_tar(program, hash)?;
         if !self.has_layer(&diff_id) {
-            with_tar(program, |tar| self.add_layer(&diff_id, tar))?;
+            with_tar(program, |tar| self.add_layer(&diff_id, tar, &Limit::none()))?;
         }
         let config = json!({
             "architecture": self.platform().architecture, "os": self.platform().os,

@@ -7,6 +7,7 @@
 //! * what a peer sends is compared with its digest: layers with those that the config names, the config with the name if that
 //!   has a digest. What a tag means is believed, as the peer is a node of the cluster;
 //! * a peer gives to whom the image was open, or who shows that it has the same password for the same repository;
+//! * a layer has a limit of size (`limit.rs`);
 //! * a layer passes through and is never kept packed; a peer that is silent, slow or lies costs seconds, and is left alone for
 //!   [`SHUNNED_FOR`].
 //!
@@ -23,7 +24,7 @@ use bytes::{Buf, Bytes};
 use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -36,6 +37,7 @@ use crate::archive::check_platform;
 use crate::digest::Digest;
 use crate::error::OciError;
 use crate::http::{network, read_body, send};
+use crate::limit::Limit;
 use crate::manifest::{Descriptor, Found, read};
 use crate::name::Reference;
 use crate::registry::blocking;
@@ -219,10 +221,12 @@ impl Errand<'_> {
         check_platform(self.store, &title, &Descriptor::default(), config)?;
         let digests = proved(&title, self.name, offer, &id)?;
         let _arriving = self.store.arriving();
-        for layer in &read_config(&id, config)?.rootfs.diff_ids {
+        let packed = packed(&title, offer, &id);
+        for (number, layer) in read_config(&id, config)?.rootfs.diff_ids.iter().enumerate() {
             let layer: Digest = layer.parse().map_err(Failure::Not)?;
             if !self.store.has_layer(&layer) {
-                self.layer(peer, &id, &layer).await?;
+                let limit = Limit::unpacked(&layer, &title, &peer.node, packed.get(number).copied());
+                self.layer(peer, &id, &layer, limit).await?;
             }
         }
         let came = Came {
@@ -237,7 +241,7 @@ impl Errand<'_> {
     }
 
     /// Unpacks a layer while it comes.
-    async fn layer(&self, peer: &Peer, id: &Digest, layer: &Digest) -> Result<(), Failure> {
+    async fn layer(&self, peer: &Peer, id: &Digest, layer: &Digest, limit: Limit) -> Result<(), Failure> {
         let path = format!("layers/{}/{}", id.hex(), layer.hex());
         let asked = timeout(IDLE_LIMIT, ask(&self.tls, peer, &path, self.proof.as_deref())).await;
         let response = asked.map_err(|_| network(format!("ask for layer {layer}"), "no answer"))??;
@@ -245,10 +249,11 @@ impl Errand<'_> {
             return Err(Failure::Busy);
         }
         let body = succeeded(peer, &path, response).await?.into_body();
+        limit.check(body.size_hint().lower(), self.store.bytes()?)?;
         let (pieces, receiver) = mpsc::channel(PIECES_MAX);
         let (store, diff_id) = (self.store.clone(), layer.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
-            store.add_layer(&diff_id, Pieces { receiver, piece: Bytes::new() }).map(drop)
+            store.add_layer(&diff_id, Pieces { receiver, piece: Bytes::new() }, &limit).map(drop)
         });
         let fed = feed(body, &pieces).await;
         if let Err(error) = &fed {
@@ -303,6 +308,16 @@ impl Read for Pieces {
         self.piece.copy_to_slice(&mut buffer[..length]);
         Ok(length)
     }
+}
+
+/// The sizes of the packed layers as its manifest says them; none if it was not offered.
+fn packed(title: &str, offer: &Offer, id: &Digest) -> Vec<u64> {
+    let manifests = offer.documents.iter().filter_map(|text| match read(title, text.as_bytes()).ok()? {
+        Found::Manifest(manifest) => Some(manifest),
+        Found::Index(_) => None,
+    });
+    let mut of_image = manifests.filter(|manifest| manifest.config.digest == id.to_string());
+    of_image.next().map(|manifest| manifest.layers.iter().map(|layer| layer.size).collect()).unwrap_or_default()
 }
 
 /// The digests that the documents prove for the repository; the one asked for must be among them.

@@ -28,6 +28,7 @@ use crate::archive::{check_platform, diff_ids};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Doing, OciError};
 use crate::http::{Http, IDLE_LIMIT, network, read_body};
+use crate::limit::{Limit, Meter};
 use crate::manifest::{Descriptor, Found, Manifest, choose, read};
 use crate::name::Reference;
 use crate::peers::{Asked, Finder, Peers};
@@ -274,7 +275,7 @@ impl Source<'_> {
         let config_digest: Digest = manifest.config.digest.parse()?;
         let config = self.document(&format!("blobs/{config_digest}"), Some(&config_digest)).await?;
         check_platform(store, &title, &manifest.config, &config)?;
-        self.layers(store, &manifest, &config).await?;
+        self.layers(store, &title, &manifest, &config).await?;
         let (tags, digests) = (name.tagged(), name.with_digest(&top));
         // A registry that did not ask who we are gives to anybody.
         let proof = self.credentials.filter(|_| self.authorization().is_some()).map(|each| each.proof(name));
@@ -282,23 +283,33 @@ impl Source<'_> {
         blocking(move || adding.add_image(&config, tags, [digests], came)).await
     }
 
-    async fn layers(&self, store: &Store, manifest: &Manifest, config: &[u8]) -> Result<(), OciError> {
+    async fn layers(&self, store: &Store, title: &str, manifest: &Manifest, config: &[u8]) -> Result<(), OciError> {
         for (layer, diff_id) in manifest.layers.iter().zip(diff_ids(manifest, config)?) {
             if store.has_layer(&diff_id) {
                 continue;
             }
             let scratch = store.scratch()?;
-            let path = scratch.join("layer");
-            let fetched = self.blob(layer, &path).await;
-            let adding = store.clone();
-            let unpacked = match fetched {
-                Ok(file) => blocking(move || adding.add_layer(&diff_id, file)).await,
-                Err(error) => Err(error),
-            };
+            let fetched = self.layer(store, title, layer, diff_id, &scratch.join("layer")).await;
             let _ = fs::remove_dir_all(&scratch);
-            unpacked?;
+            fetched?;
         }
         Ok(())
+    }
+
+    /// A layer into the store, over a file at `path`.
+    async fn layer(
+        &self,
+        store: &Store,
+        title: &str,
+        layer: &Descriptor,
+        diff_id: Digest,
+        path: &Path,
+    ) -> Result<u64, OciError> {
+        let limit = Limit::packed(&layer.digest, title, &self.base, layer.size);
+        limit.check(layer.size, store.bytes()?)?;
+        let (file, size) = self.blob(layer, path, &limit).await?;
+        let (adding, limit) = (store.clone(), Limit::unpacked(&diff_id, title, &self.base, Some(size)));
+        blocking(move || adding.add_layer(&diff_id, file, &limit)).await
     }
 
     /// A small document, whole, compared with its digest if that is known.
@@ -336,14 +347,15 @@ impl Source<'_> {
         unreachable!("the last try returns")
     }
 
-    /// A layer, into a file. A broken transfer goes on where it stopped.
-    async fn blob(&self, layer: &Descriptor, path: &Path) -> Result<File, OciError> {
+    /// A layer, into a file, and its length. A broken transfer goes on where it stopped.
+    async fn blob(&self, layer: &Descriptor, path: &Path, limit: &Limit) -> Result<(File, u64), OciError> {
         let digest: Digest = layer.digest.parse()?;
         let action = || format!("write {}", path.display());
         let mut file = File::options().read(true).write(true).create_new(true).open(path).doing(action())?;
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            match self.blob_rest(&digest, &mut file).await {
+            let mut meter = Meter::new(limit, path);
+            match self.blob_rest(&digest, &mut file, &mut meter).await {
                 Ok(()) => break,
                 Err(error) if attempt < TRIES_MAX && error.may_pass() => {
                     tracing::info!("fetching {digest} goes on after: {}", chain(&error));
@@ -356,18 +368,18 @@ impl Source<'_> {
         blocking(move || {
             file.seek(SeekFrom::Start(0)).doing("read a layer")?;
             let copy = file.try_clone().doing("read a layer")?;
-            let (found, _) = Hashing::new(copy).finish().doing("read a layer")?;
+            let (found, length) = Hashing::new(copy).finish().doing("read a layer")?;
             if found != digest {
                 let what = "a layer".to_owned();
                 return Err(OciError::Digest { what, wanted: digest.to_string(), found: found.to_string() });
             }
             file.seek(SeekFrom::Start(0)).doing("read a layer")?;
-            Ok(file)
+            Ok((file, length))
         })
         .await
     }
 
-    async fn blob_rest(&self, digest: &Digest, file: &mut File) -> Result<(), OciError> {
+    async fn blob_rest(&self, digest: &Digest, file: &mut File, meter: &mut Meter<'_>) -> Result<(), OciError> {
         let have = file.seek(SeekFrom::End(0)).doing("write a layer")?;
         let mut headers = HeaderMap::new();
         if have > 0
@@ -380,7 +392,9 @@ impl Source<'_> {
             Err(OciError::Registry { status, .. }) if have > 0 && status.starts_with("416") => return Ok(()),
             answer => answer?,
         };
+        meter.set(have);
         if response.status() != StatusCode::PARTIAL_CONTENT {
+            meter.set(0);
             file.set_len(0).doing("write a layer")?;
             file.seek(SeekFrom::Start(0)).doing("write a layer")?;
         }
@@ -393,6 +407,7 @@ impl Source<'_> {
                 Some(Err(error)) => return Err(broken(error.into())),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        meter.pass(data.len() as u64)?;
                         // A page cache takes it; a disk that is slower than the network slows the transfer, as it should.
                         file.write_all(&data).doing("write a layer")?;
                     }

@@ -44,6 +44,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Limit;
     use crate::store::Came;
 
     /// Whether an image is described, and its layer given, to who shows `proof`.
@@ -59,7 +60,7 @@ mod tests {
         let store = Store::open(folder.path(), &[]).expect("a store");
         let tar = tar::Builder::new(Vec::new()).into_inner().expect("finished");
         let layer = Digest::of(&tar);
-        store.add_layer(&layer, &tar[..]).expect("added");
+        store.add_layer(&layer, &tar[..], &Limit::none()).expect("added");
         let config = format!(r#"{{"rootfs":{{"diff_ids":["{layer}"]}}}}"#);
         let add = |proof: Option<&str>| {
             let came = Came { proof: proof.map(str::to_owned), ..Came::default() };

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hashing, is_hex};
 use crate::error::{Doing, OciError};
+use crate::limit::{Limit, Meter, Metering};
 use crate::manifest::{ImageConfig, Platform};
 use crate::name::Reference;
 use crate::recipe::{RECIPE, Recorder, Retold};
@@ -391,8 +392,11 @@ impl Store {
 
     /// Bytes free where the images lie, and in all.
     pub fn space(&self) -> Result<(Bytes, Bytes), OciError> {
-        let (free, all) = sys::files::space(&self.0.folder)?;
-        Ok((Bytes(free), Bytes(all)))
+        self.bytes().map(|(free, all)| (Bytes(free), Bytes(all)))
+    }
+
+    pub(crate) fn bytes(&self) -> Result<(u64, u64), OciError> {
+        Ok(sys::files::space(&self.0.folder)?)
     }
 
     /// To be held from before the first look at a layer until the image is added.
@@ -407,9 +411,12 @@ impl Store {
     }
 
     /// Unpacks a layer from its (perhaps compressed) bytes; its tar must have the digest `diff_id`.
-    pub(crate) fn add_layer(&self, diff_id: &Digest, stream: impl Read + Send) -> Result<u64, OciError> {
+    pub(crate) fn add_layer(&self, diff_id: &Digest, stream: impl Read + Send, limit: &Limit) -> Result<u64, OciError> {
         let scratch = self.scratch()?;
-        let size = unpack_layer(&scratch, diff_id, stream).inspect_err(|_| drop(fs::remove_dir_all(&scratch)))?;
+        let metering = Metering::new(Meter::new(limit, &self.0.folder));
+        let unpacked = unpack_layer(&scratch, diff_id, stream, &metering);
+        let unpacked = unpacked.map_err(|error| metering.reason().unwrap_or(error));
+        let size = unpacked.inspect_err(|_| drop(fs::remove_dir_all(&scratch)))?;
         let target = self.0.folder.join("layers").join(diff_id.hex());
         match fs::rename(&scratch, &target) {
             // Somebody else was faster with the same layer.
@@ -547,14 +554,19 @@ impl Store {
 pub const SHORT_ID_LENGTH_MIN: usize = 12;
 
 /// Fills a folder with a layer, how to hand it on, and its size.
-fn unpack_layer(into: &Path, diff_id: &Digest, stream: impl Read + Send) -> Result<u64, OciError> {
+fn unpack_layer(
+    into: &Path,
+    diff_id: &Digest,
+    stream: impl Read + Send,
+    metering: &Metering<'_>,
+) -> Result<u64, OciError> {
     let fs = into.join("fs");
     fs::create_dir(&fs).doing(format!("make {}", fs.display()))?;
     let recipe = into.join(RECIPE);
     let recorder = Recorder::create(&recipe).doing("write a layer's recipe")?;
-    let plain = decompressed(stream).doing(format!("read layer {diff_id}"))?;
+    let plain = metering.tap(decompressed(stream).doing(format!("read layer {diff_id}"))?);
     let mut hashing = Hashing::new(recorder.tap(plain));
-    let size = unpack(&mut hashing, &fs, &recorder)?;
+    let size = unpack(&mut hashing, &fs, &recorder, metering)?;
     let (found, _) = hashing.finish().doing(format!("read layer {diff_id}"))?;
     if found != *diff_id {
         let what = "a layer's content".to_owned();

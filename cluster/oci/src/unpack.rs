@@ -4,6 +4,7 @@
 //! second with device nodes 0/0 and an attribute.
 //!
 //! Invariants:
+//! * what comes out is counted, what a sparse file has more of than the layer too (`limit.rs`);
 //! * nothing is written outside the folder, whatever the names and links in the layer are (`sys::files::Root`);
 //! * owners, modes, times, attributes (file capabilities too), hard links and nodes arrive as they are.
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use sys::files::{self, Node, Root};
 
 use crate::error::{Doing, OciError};
+use crate::limit::Metering;
 use crate::recipe::Recorder;
 
 /// A layer holds at most so many entries; larger ones are somebody's attack.
@@ -36,23 +38,35 @@ pub(crate) fn decompressed<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<
 }
 
 /// Unpacks a tar stream into `folder`, and says on the way what of it is where. The answer is the bytes its files hold.
-pub(crate) fn unpack(stream: impl Read, folder: &Path, recorder: &Recorder) -> Result<u64, OciError> {
+pub(crate) fn unpack(
+    stream: impl Read,
+    folder: &Path,
+    recorder: &Recorder,
+    metering: &Metering<'_>,
+) -> Result<u64, OciError> {
     let root = Root::open(folder)?;
     let mut bytes = 0;
     let mut folders: Vec<(PathBuf, i64)> = Vec::new();
     let mut archive = tar::Archive::new(stream);
-    let entries = archive.entries().doing("read a layer")?;
-    for (number, entry) in entries.enumerate() {
-        if number as u64 >= ENTRIES_MAX {
+    let mut entries = archive.entries().doing("read a layer")?;
+    let (mut number, mut unread) = (0, 0);
+    loop {
+        metering.headers_begin(unread);
+        let Some(entry) = entries.next() else { break };
+        metering.headers_end();
+        number += 1;
+        if number > ENTRIES_MAX {
             return Err(OciError::malformed("a layer", format!("it has more than {ENTRIES_MAX} entries")));
         }
         let mut entry = entry.doing("read a layer")?;
+        unread = entry.size();
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(&entry.path_bytes()));
         if is_root(&path) {
             continue;
         }
-        bytes += one(&root, &path, &mut entry, &mut folders, recorder)?;
+        bytes += one(&root, &path, &mut entry, &mut folders, recorder, metering)?;
     }
+    metering.headers_end();
     // Last, as every file in it would set the folder's time anew; the deepest first changes nothing here.
     for (path, seconds) in folders {
         let (parent, name) = root.parent_of(&path)?;
@@ -71,6 +85,7 @@ fn one<R: Read>(
     entry: &mut tar::Entry<'_, R>,
     folders: &mut Vec<(PathBuf, i64)>,
     recorder: &Recorder,
+    metering: &Metering<'_>,
 ) -> Result<u64, OciError> {
     let (parent, name) = root.parent_of(path)?;
     if let Some(hidden) = name.to_bytes().strip_prefix(b".wh.") {
@@ -98,7 +113,7 @@ fn one<R: Read>(
             length = write(&parent, &name, path, entry)?;
         }
         // What a sparse file holds is not what the tar holds of it.
-        tar::EntryType::GNUSparse => length = write(&parent, &name, path, entry)?,
+        tar::EntryType::GNUSparse => length = write(&parent, &name, path, &mut metering.tap(&mut *entry))?,
         tar::EntryType::Symlink => files::make_link(&parent, &name, &link_target(entry, path)?)?,
         tar::EntryType::Link => {
             let target = link_target(entry, path)?;
@@ -158,11 +173,11 @@ fn hide(root: &Root, path: &Path, parent: &File, hidden: &[u8], recorder: &Recor
     Ok(files::make_node(parent, &name, Node::Character(0, 0), 0)?)
 }
 
-fn write<R: Read>(parent: &File, name: &CStr, path: &Path, entry: &mut tar::Entry<'_, R>) -> Result<u64, OciError> {
+fn write(parent: &File, name: &CStr, path: &Path, content: &mut impl Read) -> Result<u64, OciError> {
     let folder = Root::from_fd(parent.try_clone().doing("copy a descriptor")?.into(), path);
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let mut file = folder.open_at(Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())), flags, 0o600)?;
-    io::copy(entry, &mut file).doing(format!("write {}", path.display()))
+    io::copy(content, &mut file).doing(format!("write {}", path.display()))
 }
 
 fn link_target<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> Result<PathBuf, OciError> {
@@ -192,6 +207,7 @@ mod tests {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
     use super::*;
+    use crate::limit::{Limit, Meter};
     use crate::recipe::Retold;
 
     /// A layer, from lines of `kind name [link or content]`.
@@ -242,7 +258,8 @@ mod tests {
         let path = folder.path().join("recipe");
         let recorder = Recorder::create(&path).expect("a recipe");
         let mut tap = recorder.tap(&layer[..]);
-        let answer = unpack(&mut tap, &folder.path().join("fs"), &recorder);
+        let (limit, target) = (Limit::none(), folder.path().join("fs"));
+        let answer = unpack(&mut tap, &target, &recorder, &Metering::new(Meter::new(&limit, &target)));
         std::io::copy(&mut tap, &mut std::io::sink()).expect("read on");
         drop(tap);
         if !recorder.finish().expect("written") || answer.is_err() {

@@ -35,6 +35,10 @@ enum Layers {
     Cut,
     /// The first one who asks is to come again.
     Busy,
+    /// It is said to be larger than any disk.
+    Huge,
+    /// A file that never ends.
+    Endless,
 }
 
 struct Cluster {
@@ -127,6 +131,11 @@ fn answer(given: Option<Given>, layers: Layers) -> Response<Body> {
             let half = Bytes::from(bytes[..bytes.len() / 2].to_vec());
             match layers {
                 Layers::Silent => builder.body(StreamBody::new(Half(Some(half), false)).boxed()),
+                Layers::Huge => {
+                    let builder = Response::builder().header("content-length", 1_u64 << 40);
+                    builder.body(StreamBody::new(Endless(endless())).boxed())
+                }
+                Layers::Endless => Response::builder().body(StreamBody::new(Endless(endless())).boxed()),
                 Layers::Cut => builder.body(StreamBody::new(Half(Some(half), true)).boxed()),
                 _ => builder.body(whole(bytes)),
             }
@@ -152,6 +161,30 @@ impl Stream for Half {
     }
 }
 
+/// Zeros for ever, after something.
+struct Endless(Bytes);
+
+impl Stream for Endless {
+    type Item = Result<Frame<Bytes>, std::io::Error>;
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let next = std::mem::replace(&mut self.0, Bytes::from_static(&[0; 1 << 16]));
+        std::task::Poll::Ready(Some(Ok(Frame::data(next))))
+    }
+}
+
+/// How a tar begins that holds a file larger than any disk.
+fn endless() -> Bytes {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("endless").expect("a name");
+    header.set_mode(0o644);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    Bytes::from(header.as_bytes().to_vec())
+}
+
 /// An archive of one image with one file.
 fn archive(folder: &Path, name: &str) -> std::path::PathBuf {
     let tar = |files: &[(String, Vec<u8>)]| {
@@ -171,9 +204,10 @@ fn archive(folder: &Path, name: &str) -> std::path::PathBuf {
         Digest::of(&layer)
     );
     let manifest = format!(
-        r#"{{"schemaVersion":2,"config":{{"digest":"{}"}},"layers":[{{"digest":"{}"}}]}}"#,
+        r#"{{"schemaVersion":2,"config":{{"digest":"{}"}},"layers":[{{"digest":"{}","size":{}}}]}}"#,
         Digest::of(config.as_bytes()),
-        Digest::of(&layer)
+        Digest::of(&layer),
+        layer.len()
     );
     let index = format!(
         r#"{{"manifests":[{{"digest":"{}","annotations":{{"io.containerd.image.name":"{name}"}}}}]}}"#,
@@ -254,6 +288,23 @@ async fn peers_that_fail_cost_seconds_and_others_give() {
         let pulled = puller.pull(&asker.store, &name(), None).await.expect("pulled");
         assert_eq!(pulled.from, Origin::Peer("good".into()));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_would_fill_the_disk_is_refused() {
+    let (cluster, holder) = (cluster(), machine(Some(NAME)));
+    let digest = holder.store.list()[0].layers[0].parent().expect("a folder").file_name().expect("a name").to_owned();
+    for layers in [Layers::Huge, Layers::Endless] {
+        let asker = machine(None);
+        let bad = cluster.peer("bad", "bad", &holder.store, layers).await;
+        let error = cluster.puller(vec![bad]).pull(&asker.store, &name(), None).await.expect_err("refused");
+        let told = chain(&error).to_string();
+        let layer = digest.to_string_lossy();
+        let expected =
+            format!("peer bad: layer sha256:{layer} of {NAME} from bad is too large: it has more than 67108864 bytes");
+        assert!(told.contains(&expected), "{told}");
+        is_tidy(&asker.store);
     }
 }
 

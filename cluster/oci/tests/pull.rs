@@ -120,18 +120,24 @@ async fn registry(shelf: Shelf) -> (SocketAddr, Arc<Mutex<Shelf>>) {
 
 /// An image of one large file, for this machine and one that is not.
 fn image(architecture: &str) -> Shelf {
-    let mut layer = tar::Builder::new(Vec::new());
     let mut rng = base::Rng::new(1);
     // Nothing that a compressor makes small.
     let content: Vec<u8> = (0..100_000).map(|_| rng.next_u64() as u8).collect();
+    image_of(architecture, &content, |layer| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, layer).expect("written");
+        packed.finish().expect("finished")
+    })
+}
+
+fn image_of(architecture: &str, content: &[u8], pack: impl Fn(&[u8]) -> Vec<u8>) -> Shelf {
+    let mut layer = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(content.len() as u64);
-    layer.append_data(&mut header, "large", &content[..]).expect("written");
+    layer.append_data(&mut header, "large", content).expect("written");
     let layer = layer.into_inner().expect("finished");
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut packed, &layer).expect("written");
-    let packed = packed.finish().expect("finished");
+    let packed = pack(&layer);
     let mut shelf = Shelf::default();
     let mut put = |kind: &str, bytes: Vec<u8>| {
         let digest = Digest::of(&bytes);
@@ -254,6 +260,32 @@ async fn content_that_is_not_what_it_says_is_refused() {
     assert!(machine.store.list().is_empty());
     let left: Vec<_> = fs::read_dir(machine.store.folder().join("tmp")).expect("listed").flatten().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_would_fill_the_disk_is_refused() {
+    let mut longer = image(&Platform::here().architecture);
+    for (path, content) in &mut longer.content {
+        if path.starts_with("blobs/") && content.len() > 10_000 {
+            content.extend([0; 10_000]);
+        }
+    }
+    let pack = |layer: &[u8]| zstd::bulk::compress(layer, 1).expect("packed");
+    let bomb = image_of(&Platform::here().architecture, &vec![0; 65 << 20], pack);
+    for (shelf, why) in [
+        (longer, "bytes, which is what its manifest says"),
+        (bomb, "is too large: it has more than 67108864 bytes when unpacked, for the "),
+    ] {
+        let (address, _) = registry(shelf).await;
+        let machine = machine();
+        let wanted = name(&format!("{address}/team/app:v1"));
+        let error = Puller::new(Vec::new(), None).pull(&machine.store, &wanted, None).await.expect_err("refused");
+        let told = told(&error);
+        let place = format!(" of {wanted} from http://{address} is too large: it has more than ");
+        assert!(told.starts_with("layer sha256:") && told.contains(&place) && told.contains(why), "{told}");
+        assert!(machine.store.list().is_empty());
+        assert_eq!(fs::read_dir(machine.store.folder().join("tmp")).expect("listed").count(), 0);
+    }
 }
 
 #[tokio::test]
