@@ -13,6 +13,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use bundle::head::ROOM;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use settings::{Role, Settings};
 use slots::table::Table;
@@ -84,11 +85,15 @@ pub fn pieces(image: &Path) -> Result<Vec<Piece>> {
     let part = |index: usize| (u64::from(table.partitions[index].at), u64::from(table.partitions[index].sectors));
     let piece = |name, (at, sectors): (u64, u64)| Piece { name, at: at * SECTOR, bytes: sectors * SECTOR };
     let mut pieces = vec![piece("boot partition", part(FIRMWARE))];
-    for (name, index) in ["slot a", "slot b"].into_iter().zip(SLOTS) {
+    let slots = [("slot a", "what slot a says"), ("slot b", "what slot b says")];
+    for ((name, says), index) in slots.into_iter().zip(SLOTS) {
         let (at, sectors) = part(index);
         let contents = Contents::decode(&sector_at(at)?);
         let used = contents.map_or(MIB / SECTOR, |contents| contents.hashes.at + contents.hashes.sectors);
         pieces.push(piece(name, (at, used.min(sectors))));
+        // Its version and security epoch: without them the board would take any older image, or believe those of an older card.
+        let room = ROOM / SECTOR;
+        pieces.push(piece(says, (at + sectors - room, room)));
     }
     pieces.push(piece("data partition", part(DATA)));
     pieces.push(Piece { name: "partition table and ledger", at: 0, bytes: part(FIRMWARE).0 * SECTOR });
@@ -303,15 +308,15 @@ mod tests {
 
     const TOKEN: &str = "abcdef.0123456789abcdef";
 
-    /// A small disk laid out as ours: 1 MiB a part, and a slot b that is empty.
+    /// A small disk laid out as ours: 1 MiB a part, 2 MiB a slot, and a slot b that is empty.
     fn image(folder: &Path) -> PathBuf {
         let path = folder.join("disk.img");
-        let mut bytes: Vec<u8> = (0..5 * MIB).map(|at| (at / 4096 % 251) as u8).collect();
+        let mut bytes: Vec<u8> = (0..7 * MIB).map(|at| (at / 4096 % 251) as u8).collect();
         let part = |index: usize| Partition {
             kind: 0x83,
             boot: false,
-            at: ((index as u64 + 1) * MIB / SECTOR) as u32,
-            sectors: (MIB / SECTOR) as u32,
+            at: ([1, 2, 4, 6][index] * MIB / SECTOR) as u32,
+            sectors: ([1, 2, 2, 1][index] * MIB / SECTOR) as u32,
         };
         let table = Table { signature: crate::layout::SIGNATURE, partitions: [part(0), part(1), part(2), part(3)] };
         let mut first = [0; sector::BYTES];
@@ -320,7 +325,7 @@ mod tests {
         let contents = Contents { hashes: Extent { at: 100, sectors: 28 }, ..Contents::default() };
         let slot = 2 * MIB as usize;
         bytes[slot..slot + sector::BYTES].copy_from_slice(&contents.encode());
-        bytes[slot + MIB as usize..slot + 2 * MIB as usize].fill(0);
+        bytes[2 * slot..3 * slot].fill(0);
         fs::write(&path, bytes).unwrap();
         path
     }
@@ -360,8 +365,10 @@ mod tests {
         let expected = [
             ("boot partition", MIB, MIB),
             ("slot a", 2 * MIB, 128 * SECTOR),
-            ("slot b", 3 * MIB, MIB),
-            ("data partition", 4 * MIB, MIB),
+            ("what slot a says", 3 * MIB, MIB),
+            ("slot b", 4 * MIB, MIB),
+            ("what slot b says", 5 * MIB, MIB),
+            ("data partition", 6 * MIB, MIB),
             ("partition table and ledger", 0, MIB),
         ];
         assert_eq!(rows, expected);
@@ -374,13 +381,13 @@ mod tests {
         let path = folder.path().join("card");
         let (pieces, firmware) = (pieces(&image).unwrap(), folder.path().join("fat"));
         firmware_with(&image, &pieces, None, &firmware).unwrap();
-        let card = Card { path: &path, file: open(&path, &Kind::New, 5 * MIB).unwrap(), may_skip_zeros: true };
+        let card = Card { path: &path, file: open(&path, &Kind::New, 7 * MIB).unwrap(), may_skip_zeros: true };
         card.write(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
         card.verify(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
         let mut file = File::options().write(true).open(&path).unwrap();
-        file.seek(SeekFrom::Start(4 * MIB + 7)).and_then(|_| file.write_all(b"!")).unwrap();
+        file.seek(SeekFrom::Start(6 * MIB + 7)).and_then(|_| file.write_all(b"!")).unwrap();
         let error = card.verify(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap_err().to_string();
-        assert!(error.contains("its data partition differs at byte 4194311"), "{error}");
+        assert!(error.contains("its data partition differs at byte 6291463"), "{error}");
     }
 
     #[test]
@@ -390,7 +397,7 @@ mod tests {
         let small = folder.path().join("small");
         fs::write(&small, "mine").unwrap();
         let error = flash_to(&image, &small).unwrap_err().to_string();
-        assert_eq!(error, format!("{} holds 0 MiB, and the image needs 5", small.display()));
+        assert_eq!(error, format!("{} holds 0 MiB, and the image needs 7", small.display()));
         assert_eq!(fs::read(&small).unwrap(), b"mine");
         let error = flash_to(&small, &folder.path().join("card")).unwrap_err().to_string();
         assert!(error.starts_with("failed to read"), "{error}");
