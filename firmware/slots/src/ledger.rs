@@ -64,7 +64,7 @@ pub enum Cause {
     Confirmed,
     /// It used up its tries without being confirmed.
     TriesUsedUp,
-    /// Its contents could not be read or verified.
+    /// Its contents could not be read or verified, or its trial could not be counted on the disk.
     Unreadable,
     /// It came up, and something that worked before did not.
     Unhealthy,
@@ -120,7 +120,7 @@ impl Cause {
             Cause::None => "no trial has ended",
             Cause::Confirmed => "it was confirmed",
             Cause::TriesUsedUp => "it used up its tries",
-            Cause::Unreadable => "it could not be read or verified",
+            Cause::Unreadable => "it could not be read or verified, or its trial could not be counted on the disk",
             Cause::Unhealthy => "a check that passed before the switch failed after it",
             Cause::Asked => "an operator asked for it",
             Cause::Panic => "the kernel panicked or never reached PID 1",

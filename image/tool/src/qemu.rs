@@ -69,6 +69,8 @@ pub struct Wires {
     pub lan: Option<Lan>,
     /// Where every write and every flush of its disk is recorded, in the form of the kernel's dm-log-writes.
     pub record: Option<PathBuf>,
+    /// Its disk takes no writes, as cards do at their end.
+    pub worn_out: bool,
 }
 
 impl Wires {
@@ -101,7 +103,7 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, 
     add("-accel tcg,thread=multi -display none -monitor none");
     if qemu.machine == "virt" {
         add(&format!("-nodefaults -serial file:{}", files.console.display()));
-        add(&disk(&files.disk, wires.record.as_deref()));
+        add(&disk(&files.disk, wires));
         add("-device virtio-blk-pci,drive=disk");
         add(&format!("{} -device virtio-net-pci,netdev=net,romfile=", wires.first_card()));
         if let Some(Lan { number, station }) = wires.lan {
@@ -138,10 +140,13 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, 
 }
 
 /// The machine's disk, a device of ours named `disk`. What is recorded is written to the disk as well.
-fn disk(disk: &Path, record: Option<&Path>) -> String {
+fn disk(disk: &Path, wires: &Wires) -> String {
     let disk = disk.display();
-    match record {
-        None => format!("-drive file={disk},if=none,id=disk,format=raw,cache=writeback"),
+    match &wires.record {
+        None => {
+            let end = if wires.worn_out { ",readonly=on" } else { "" };
+            format!("-drive file={disk},if=none,id=disk,format=raw,cache=writeback{end}")
+        }
         Some(record) => format!(
             "-blockdev driver=blklogwrites,node-name=disk,file.driver=file,file.filename={disk},log.driver=file,log.filename={}",
             record.display()

@@ -92,6 +92,11 @@ impl Bench {
         self.boot_with(way, &Wires { record: Some(record.to_owned()), ..Wires::alone(self.port) });
     }
 
+    /// The same; its disk takes no writes.
+    pub fn boot_worn_out(&mut self, way: Way) {
+        self.boot_with(way, &Wires { worn_out: true, ..Wires::alone(self.port) });
+    }
+
     fn boot_with(&mut self, way: Way, wires: &Wires) {
         let words = command_line(&self.board, &self.image, self.files(), wires, way).expect("QEMU plays the board");
         self.started = Instant::now();

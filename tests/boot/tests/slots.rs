@@ -19,11 +19,21 @@ const COMPARED: u64 = 16 << 11;
 fn slots_are_tried_and_data_is_never_given_up() {
     let mut bench = Bench::new("qemu-arm64", "slot-test", 16444);
     bench.shrink_disk();
+    a_trial_that_cannot_be_counted_is_not_booted(&mut bench);
     a_root_with_a_wrong_byte_is_left(&mut bench);
     a_boot_that_hangs_is_bitten(&mut bench);
     a_slot_that_works_is_confirmed(&mut bench);
     a_full_disk_keeps_nobody_from_writing_to_the_cluster(&mut bench);
     a_damaged_data_partition_is_named_and_left_alone(&mut bench);
+}
+
+fn a_trial_that_cannot_be_counted_is_not_booted(bench: &mut Bench) {
+    bench.try_copy(&[], 1);
+    bench.boot_worn_out(Way::Loader);
+    bench.hears("the ledger cannot be written, so nothing is tried and slot a is booted");
+    bench.hears("booting slot a");
+    bench.cut_power();
+    assert_eq!(bench.ledger().spare, Slot::Trying { tries_left: 1 });
 }
 
 fn a_root_with_a_wrong_byte_is_left(bench: &mut Bench) {
