@@ -17,6 +17,7 @@ mod kubeconfig;
 pub mod reflector;
 pub mod run;
 mod selector;
+pub mod told;
 pub mod typed;
 
 pub use anybody::Anybody;

@@ -213,6 +213,9 @@ pub struct Agent {
     /// they lie and never removed. May be repeated; a board's own need not be named.
     #[arg(long, value_name = "FOLDER")]
     pub preloaded: Vec<PathBuf>,
+    /// Set this machine's clock by the server's while no NTP client keeps it: for boards that have no clock of their own.
+    #[arg(long)]
+    pub set_clock: bool,
     /// File with a secret that encrypts what the node remembers of its pods, Secrets among it; without, root can read it.
     #[arg(long, value_name = "FILE")]
     pub checkpoint_key_file: Option<PathBuf>,

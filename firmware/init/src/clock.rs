@@ -5,11 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use base::Clock;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
+use base::{Clock, Timestamp};
 
-use crate::phase::{Doing, Error};
+use crate::phase::Error;
 
 const FILE: &str = "/data/init/time";
 
@@ -21,15 +19,13 @@ pub fn raise(built: u64) -> Result<String, Error> {
     if now >= floor {
         return Ok(format!("is right, as far as we can tell ({now})"));
     }
-    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(floor as i64, 0)).doing("set the clock")?;
+    sys::clock::set(Timestamp::from_seconds(floor as i64))?;
     Ok(format!("raised by {} s to the last time we know of", floor - now))
 }
 
 /// Sets the clock forward by so many nanoseconds, or back.
 pub fn step(offset: i128) -> Result<(), Error> {
-    let time = sys::SystemClock.now().0 + offset;
-    let (seconds, nanos) = (time.div_euclid(1_000_000_000), time.rem_euclid(1_000_000_000));
-    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(seconds as i64, nanos as i64)).doing("set the clock")
+    Ok(sys::clock::set(Timestamp(sys::SystemClock.now().0 + offset))?)
 }
 
 /// Keeps the present time for the next start.

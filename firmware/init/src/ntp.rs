@@ -71,9 +71,14 @@ fn from_ntp(bytes: &[u8]) -> Option<i128> {
     Some((seconds + era - TO_1970) * NANOS + ((fraction * NANOS) >> 32))
 }
 
+/// Whether the clock is as right as it need be.
+pub fn is_near(offset: i128) -> bool {
+    offset.abs() <= NEAR
+}
+
 /// Whether the clock is to be set to this time, being off by `offset`; never before `floor`.
 pub fn is_worth(now: Timestamp, offset: i128, floor: u64) -> bool {
-    offset.abs() > NEAR && now.0 + offset >= i128::from(floor) * NANOS
+    !is_near(offset) && now.0 + offset >= i128::from(floor) * NANOS
 }
 
 /// When to ask again, after a pause of `last` and an answer or none.

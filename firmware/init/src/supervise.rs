@@ -416,17 +416,27 @@ async fn keep_time(named: Vec<String>, learnt: Option<Arc<Learnt>>, built: u64) 
 fn ask_time(servers: &[String], built: u64) -> (bool, String) {
     let mut failed = String::new();
     for server in servers {
-        match ntp::ask(server, &SystemClock) {
-            Ok(offset) if ntp::is_worth(SystemClock.now(), offset, built) => {
-                let seconds = offset / 1_000_000_000;
-                return match clock::step(offset) {
-                    Ok(()) => (true, format!("the clock is set by {seconds} s to the time of {server}")),
-                    Err(error) => (false, base::chain(&error).to_string()),
-                };
+        let offset = match ntp::ask(server, &SystemClock) {
+            Ok(offset) => offset,
+            Err(error) => {
+                failed = format!("{server} does not tell the time: {error}");
+                continue;
             }
-            Ok(_) => return (true, String::new()),
-            Err(error) => failed = format!("{server} does not tell the time: {error}"),
+        };
+        let mut said = String::new();
+        if ntp::is_worth(SystemClock.now(), offset, built) {
+            if let Err(error) = clock::step(offset) {
+                return (false, base::chain(&error).to_string());
+            }
+            said = format!("the clock is set by {} s to the time of {server}", offset / 1_000_000_000);
+        } else if !ntp::is_near(offset) {
+            return (true, said);
         }
+        // Whoever else could set it leaves it alone then.
+        if let Err(error) = sys::clock::note_synchronised() {
+            said = base::chain(&error).to_string();
+        }
+        return (true, said);
     }
     (false, failed)
 }

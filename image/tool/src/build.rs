@@ -205,7 +205,7 @@ const SERVICES: &str = "\
 update /sbin/skerry-init update serve
 keeper /sbin/skerry-init keeper --socket /run/keeper.sock --held
 server role=server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443 [ --token-file {token_file} ] [ --node-ip {node_ip} ]
-agent role=agent SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry agent --data-dir /data/skerry --server {server} [ --token-file {token_file} ] [ --node-ip {node_ip} ]
+agent role=agent SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry agent --data-dir /data/skerry --server {server} --set-clock [ --token-file {token_file} ] [ --node-ip {node_ip} ]
 ";
 
 /// What is handed to whoever runs the machine.

@@ -141,6 +141,10 @@ pub(super) async fn until_joined(settings: &Settings, identity: &mut Identity) {
 pub(super) async fn join(settings: &Settings, identity: &mut Identity) -> Result<(), JoinError> {
     let token = settings.token.read().map_err(JoinError::Token)?.ok_or(JoinError::NoToken)?;
     let ca_pem = authority(&settings.server, &token).await?;
+    // By a clock that is behind, the server's certificate would be one of the future.
+    if let Some(time) = &settings.time {
+        time.ask(&settings.server, &ca_pem).await;
+    }
     let token = Some(format!("{}.{}", token.id(), token.secret()));
     let config = Kubeconfig { server: settings.server.clone(), ca_pem: ca_pem.clone(), client: None, token };
     let client = Client::new(https::open(&config).map_err(JoinError::Door)?);

@@ -13,6 +13,7 @@ mod identity;
 mod join;
 mod memory;
 mod renew;
+mod time;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::identity::Identity;
+use self::time::Timekeeper;
 use crate::roles::node::{self, NodeParts};
 use crate::tokens::TokenSource;
 use crate::{StartError, cli, net, server};
@@ -36,6 +38,8 @@ struct Settings {
     node: String,
     checkpoint_key: Option<Key>,
     preloaded: Vec<PathBuf>,
+    /// Who sets the clock by the server, if it is to be set.
+    time: Option<Timekeeper>,
 }
 
 /// Runs an agent until it is told to stop.
@@ -55,6 +59,7 @@ async fn serve(options: cli::Agent) -> Result<(), StartError> {
         node: options.node_name.unwrap_or_else(net::hostname),
         checkpoint_key: options.checkpoint_key_file.as_deref().map(checkpoint_key).transpose()?,
         preloaded: options.preloaded,
+        time: options.set_clock.then(|| Timekeeper::new(clock.clone())),
     });
     let identity = Identity::open(&data.join("node"), &settings.node).map_err(StartError::Pki)?;
     let work = work(settings, identity, &data, options.node_ip, clock);
@@ -110,6 +115,12 @@ async fn work(
     if node_ip.is_none() {
         roles.spawn(address::follow(settings.server.clone(), moving, door.clone()));
     }
+    let (keeping, kubeconfig) = (settings.clone(), identity.kubeconfig(&settings.server));
+    roles.spawn(async move {
+        if let Some(time) = &keeping.time {
+            time.role(&kubeconfig.server, &kubeconfig.ca_pem).await;
+        }
+    });
     roles.spawn(renew::role(renew::Renewal { settings, door, showing, presenting, addresses, clock }, identity));
     // Roles never end; dropping the set ends them.
     while roles.join_next().await.is_some() {}
