@@ -6,7 +6,8 @@
 //! * a node never gets a second pod, except within `maxSurge` during an update;
 //! * a rolling update never makes more than `maxUnavailable` nodes lack an available pod; nodes that lack one anyway go
 //!   first;
-//! * with OnDelete nothing is replaced until somebody deletes it.
+//! * with OnDelete nothing is replaced until somebody deletes it;
+//! * a rollout that stands still because nodes are not ready says so in an Event of its own (upstream is silent).
 //!
 //! Not here: history (`revisions.rs`), binding (the scheduler, by the node affinity set here).
 
@@ -220,7 +221,9 @@ impl Turn<'_> {
         let (unavailable_max, surge_max) = self.limits(wanted.len() as i32);
         let (mut unavailable, mut surging) = (0, 0);
         let (mut free, mut willing) = (Vec::new(), Vec::new());
+        let mut gone = Vec::new();
         for node in &wanted {
+            let before = unavailable;
             let pods = self.alive(node.name());
             let old = pods.iter().find(|pod| !self.is_new(pod)).cloned();
             let new = pods.iter().find(|pod| self.is_new(pod)).cloned();
@@ -240,6 +243,16 @@ impl Turn<'_> {
                 (_, Some(new)) if self.available(&new) => {}
                 _ => unavailable += 1,
             }
+            if unavailable > before && !crate::node::is_ready(node) {
+                gone.push(format!("{} (NotReady)", node.name()));
+            }
+        }
+        if !gone.is_empty() && !willing.is_empty() && surge_max == 0 && unavailable >= unavailable_max {
+            let message = format!(
+                "The rollout waits for {unavailable} of {unavailable_max} nodes that may be unavailable: {}",
+                gone.join(", ")
+            );
+            self.outcome.events.push(Note::normal(&Regarding::object(self.set), "RolloutWaits", message));
         }
         for pod in free {
             self.delete(&pod);
@@ -366,9 +379,9 @@ mod tests {
     use super::*;
     use crate::testing::World;
 
-    /// Nodes: `a`, `a#` tainted, `a~` not selected. Pods: `node[marks]`: `o` of the old template, `!` unready, `-` leaving.
-    #[track_caller]
-    fn check(update: serde_json::Value, nodes: &str, pods: &str, wanted: &str) {
+    /// Nodes: `a`, `a#` tainted, `a~` not selected, `a?` silent. Pods: `node[marks]`: `o` of the old template, `!` unready,
+    /// `-` leaving.
+    fn reconciled(update: serde_json::Value, nodes: &str, pods: &str) -> Outcome {
         let mut world = World::default();
         let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "updateStrategy": update,
             "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [], "nodeSelector": {"role": "work"}}}});
@@ -382,7 +395,8 @@ mod tests {
             let role = if marks.contains('~') { "rest" } else { "work" };
             world.put(
                 Node::RESOURCE,
-                json!({"metadata": {"name": name, "labels": {"role": role}}, "spec": {"taints": taints}}),
+                json!({"metadata": {"name": name, "labels": {"role": role}}, "spec": {"taints": taints},
+                    "status": {"conditions": [{"type": "Ready", "status": if marks.contains('?') { "Unknown" } else { "True" }}]}}),
             );
         }
         let first = world.reconcile(&DaemonSets, "n", "agent");
@@ -403,7 +417,12 @@ mod tests {
             }
             world.put(Pod::RESOURCE, object);
         }
-        let outcome = world.reconcile(&DaemonSets, "n", "agent");
+        world.reconcile(&DaemonSets, "n", "agent")
+    }
+
+    #[track_caller]
+    fn check(update: serde_json::Value, nodes: &str, pods: &str, wanted: &str) {
+        let outcome = reconciled(update, nodes, pods);
         let told = outcome.writes.iter().filter(|write| write.subresource.is_empty()).map(|write| {
             if write.to_string().starts_with("create") {
                 format!("+{}", target(&Pod::decode(&write.body).expect("a pod")))
@@ -436,6 +455,21 @@ mod tests {
     #[test]
     fn replaces_what_is_broken_anyway_first() {
         check(json!({}), "a b", "ao bo!", "-b1");
+    }
+    #[track_caller]
+    fn check_told(update: serde_json::Value, nodes: &str, pods: &str, wanted: &str) {
+        let told: Vec<String> = reconciled(update, nodes, pods).events.into_iter().map(|note| note.message).collect();
+        assert_eq!(told.join("; "), wanted);
+    }
+    #[test]
+    fn a_silent_node_that_holds_a_rollout_is_named() {
+        let told = "The rollout waits for 1 of 1 nodes that may be unavailable: c (NotReady)";
+        check_told(json!({}), "a b c?", "ao bo c-o", told);
+        check_told(json!({}), "a b c?", "ao bo c!", told);
+        check_told(json!({}), "a b c", "ao bo c!", "");
+        check_told(json!({}), "a b c?", "a b c!", "");
+        check_told(json!({"rollingUpdate": {"maxUnavailable": 2}}), "a b c?", "ao bo c!", "");
+        check_told(json!({"type": "OnDelete"}), "a b c?", "ao bo c!", "");
     }
     #[test]
     fn on_delete_waits_for_somebody() {

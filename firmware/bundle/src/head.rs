@@ -81,6 +81,11 @@ pub struct Head {
     pub chunks: Vec<Digest>,
 }
 
+/// What names the bundle that begins with `bytes`, whoever signed it; what is no bundle is named by these bytes themselves.
+pub fn name_of(bytes: &[u8]) -> Digest {
+    Digest::of(parts(bytes).map_or(bytes, |(header, _)| header))
+}
+
 /// What a board is, as far as a bundle must suit it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -267,6 +272,15 @@ pub(crate) mod tests {
         check_wrong(|head| head.confirm_within_s = 0, "it must be confirmed within 0 s");
         let told = "\"a b\" is no name: one has up to 64 letters, digits and signs";
         check_wrong(|head| head.version = "a b".into(), told);
+    }
+
+    #[test]
+    fn whatever_is_offered_has_a_name() {
+        let (unsigned, signed) = (head().encode(None), head().encode(Some(&Secret::generate().unwrap())));
+        let digest = Head::decode(&signed).unwrap().1;
+        assert_eq!((name_of(&unsigned), name_of(&[&signed[..], b"more"].concat())), (digest, digest));
+        assert_eq!(name_of(b"hello"), Digest::of(b"hello"));
+        assert_eq!(name_of(&signed[..20]), Digest::of(&signed[..20]));
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const VERSION: u8 = 1;
 /// Where the board's update service listens: in a folder of its own, which a pod can be given without anything else.
 pub const SOCKET: &str = "/run/skerry/update/socket";
 
+/// The cause of a bundle that was not even tried: it may be asked for again.
+pub const REFUSED: &str = "refused";
+
 /// A message to the update service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -93,7 +96,7 @@ pub struct Status {
     pub confirmed: bool,
     /// The bundle that is wanted, and how far it is.
     pub wanted: Option<Wanted>,
-    /// The last bundle that was given up.
+    /// The bundle that was offered last, if it was refused; or else the last one that was given up, while it is asked for.
     pub failed: Option<Failed>,
 }
 
@@ -128,14 +131,14 @@ pub enum State {
     Trial,
 }
 
-/// A bundle that was given up.
+/// A bundle that was given up or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// The bundle.
+    /// The bundle, also where nobody has signed it.
     pub digest: Digest,
-    /// Its version.
+    /// Its version; empty where no trusted key has signed it.
     pub version: String,
-    /// One word: a cause of the ledger, or `refused`.
+    /// One word: a cause of the ledger, or [`REFUSED`].
     pub cause: String,
     /// The same for people.
     pub told: String,

@@ -178,7 +178,9 @@ fn text(status: &Status) -> String {
         text += &format!("wanted {} {}\nstate {state}\n", wanted.digest, wanted.version);
     }
     if let Some(failed) = &status.failed {
-        text += &format!("failed {} {}\ncause {}: {}\n", failed.digest, failed.version, failed.cause, failed.told);
+        // Of what is no bundle nobody knows a version.
+        let named = format!("failed {} {}", failed.digest, failed.version);
+        text += &format!("{}\ncause {}: {}\n", named.trim_end(), failed.cause, failed.told);
     }
     text
 }

@@ -67,7 +67,6 @@ impl Notes {
 
     /// Remembers it.
     pub fn want(&self, wish: &Wish) -> Result<(), Error> {
-        let yes = |yes: bool| if yes { "yes" } else { "no" };
         let drain = wish.drain;
         self.write(
             "wanted",
@@ -107,13 +106,31 @@ impl Notes {
         Some(Failed { digest: digest(&text)?, version: version(&text), cause: word("cause"), told: word("told") })
     }
 
+    /// The same, while somebody asks for that bundle.
+    pub fn failed_and_asked(&self) -> Option<Failed> {
+        self.failed().filter(|_| self.read("failed").is_some_and(|text| value(&text, "asked") != Some("no")))
+    }
+
     /// Remembers it, and that nothing is wanted or tried any more.
     pub fn fail(&self, failed: &Failed) -> Result<(), Error> {
-        let Failed { digest, version, cause, told } = failed;
-        let told = told.replace('\n', " ");
-        self.write("failed", &format!("digest {digest}\nversion {version}\ncause {cause}\ntold {told}\n"))?;
+        self.write_failed(failed, true)?;
         self.forget("trial")?;
         self.forget("wanted")
+    }
+
+    /// Remembers whether somebody still asks for the bundle that was given up. It is not tried again either way.
+    pub fn ask_for_failed(&self, asked: bool) -> Result<(), Error> {
+        match self.failed() {
+            Some(failed) if self.failed_and_asked().is_some() != asked => self.write_failed(&failed, asked),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_failed(&self, failed: &Failed, asked: bool) -> Result<(), Error> {
+        let Failed { digest, version, cause, told } = failed;
+        let (told, asked) = (told.replace('\n', " "), yes(asked));
+        let text = format!("digest {digest}\nversion {version}\ncause {cause}\ntold {told}\nasked {asked}\n");
+        self.write("failed", &text)
     }
 
     /// What was wanted runs.
@@ -180,6 +197,10 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
 }
 
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
 fn digest(text: &str) -> Option<Digest> {
     value(text, "digest")?.parse().ok()
 }
@@ -209,6 +230,11 @@ mod tests {
         notes.fail(&failed).unwrap();
         assert_eq!((notes.wish(), notes.trial()), (None, None));
         assert_eq!(notes.failed().unwrap().told, "it fell");
+        assert_eq!(notes.failed_and_asked(), notes.failed());
+        notes.ask_for_failed(false).unwrap();
+        assert_eq!((notes.failed().unwrap().told.as_str(), notes.failed_and_asked()), ("it fell", None));
+        notes.ask_for_failed(true).unwrap();
+        assert_eq!(notes.failed_and_asked(), notes.failed());
         notes.withdraw(digest).unwrap();
         assert_eq!(notes.failed(), None);
     }

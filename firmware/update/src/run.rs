@@ -7,12 +7,14 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::chain;
-use bundle::message::{Check, Drain, Failed, Reply, Request, State, Status, Wanted, decode, encode};
+use bundle::head::ROOM;
+use bundle::message::{Check, Drain, Failed, REFUSED, Reply, Request, State, Status, Wanted, decode, encode};
 use bundle::{Bundle, Digest, Head, Public, Target};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slots::{Cause, Ledger, Name, Slot};
@@ -30,8 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// The API of this machine answers quickly or not at all.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
-/// What did not go wrong on trial: a bundle that was refused may be asked for again.
-const REFUSED: &str = "refused";
 
 /// What the service must know of its board.
 #[derive(Clone, Debug)]
@@ -99,6 +99,8 @@ pub struct Service {
     notes: Notes,
     /// The bundle that is being staged, and how far.
     work: Mutex<Option<(Digest, u32, u32)>>,
+    /// What was offered last, if it was refused. Not noted: a full disk may be the reason, and who wants it offers it again.
+    refused: Mutex<Option<Failed>>,
     /// What the slots hold, as of a ledger's sequence number.
     heads: Mutex<Option<(u32, [Option<(Head, Digest)>; 2])>>,
 }
@@ -108,7 +110,8 @@ impl Service {
     pub fn open(board: Board) -> Result<Service, Error> {
         let slots = Slots::read(&mut Device::open(&board.disk)?, &board.disk.display().to_string())?;
         let notes = Notes::in_folder(&board.notes);
-        let service = Service { board, slots, notes, work: Mutex::new(None), heads: Mutex::new(None) };
+        let (work, refused, heads) = Default::default();
+        let service = Service { board, slots, notes, work, refused, heads };
         service.leave_unreadable()?;
         service.settle()?;
         Ok(service)
@@ -154,7 +157,7 @@ impl Service {
             security_epoch,
             confirmed: ledger.slot(self.board.running) == Slot::Good,
             wanted,
-            failed: self.notes.failed(),
+            failed: self.lock_refused().clone().or_else(|| self.notes.failed_and_asked()),
         })
     }
 
@@ -171,9 +174,35 @@ impl Service {
     }
 
     fn offer(self: &Arc<Service>, drain: Drain, file: Option<OwnedFd>) -> Result<Reply, Error> {
-        let file =
-            file.map(File::from).ok_or_else(|| bundle::Error::Read(std::io::Error::other("no file came with it")))?;
-        let bundle = Bundle::open(file, &self.board.trusted)?;
+        let no_file = || bundle::Error::Read(std::io::Error::other("no file came with it"));
+        let file = file.map(File::from).ok_or_else(no_file)?;
+        let again = file.try_clone().map_err(bundle::Error::Read)?;
+        match Bundle::open(file, &self.board.trusted) {
+            Ok(bundle) => {
+                let (digest, version) = (bundle.digest(), bundle.head().version.clone());
+                let answer = self.take(drain, bundle);
+                self.remember(digest, version, answer)
+            }
+            // Its version is nobody's word: no trusted key has signed it, or it is not all there.
+            Err(error) => self.remember(name_of(&again), String::new(), Err(error.into())),
+        }
+    }
+
+    /// Keeps for the status why an offer was refused, until the next one; what was tried before is told as it was then.
+    fn remember(&self, digest: Digest, version: String, answer: Result<Reply, Error>) -> Result<Reply, Error> {
+        let refused = match &answer {
+            // Another bundle is under way, which the status says already.
+            Err(Error::Busy(_) | Error::OnTrial(_)) => return answer,
+            Err(Error::FailedBefore { .. }) => self.notes.ask_for_failed(true).map(|()| None)?,
+            Err(error) => Some(failed(digest, version, error)),
+            Ok(_) => None,
+        };
+        *self.lock_refused() = refused;
+        answer
+    }
+
+    /// Begins with what is offered, where there is something to do.
+    fn take(self: &Arc<Service>, drain: Drain, bundle: Bundle<File>) -> Result<Reply, Error> {
         let (digest, version) = (bundle.digest(), bundle.head().version.clone());
         if let Some((other, _, _)) = self.working() {
             return if other == digest { Ok(Reply::Accepted { digest }) } else { Err(Error::Busy(other)) };
@@ -184,13 +213,14 @@ impl Service {
             if let Some(other) = status.wanted.filter(|other| other.state != State::Trial) {
                 self.notes.withdraw(other.digest)?;
             }
+            self.notes.ask_for_failed(false)?;
             return Ok(Reply::Accepted { digest });
         }
         if status.wanted.is_some_and(|wanted| wanted.digest == digest && wanted.state == State::Staged) {
             self.notes.want(&Wish { digest, version, drain })?;
             return Ok(Reply::Accepted { digest });
         }
-        if let Some(failed) = status.failed.filter(|failed| failed.digest == digest && failed.cause != REFUSED) {
+        if let Some(failed) = self.notes.failed().filter(|failed| failed.digest == digest && failed.cause != REFUSED) {
             return Err(Error::FailedBefore { digest, told: failed.told });
         }
         let mut device = Device::open(&self.board.disk)?;
@@ -216,9 +246,9 @@ impl Service {
                 Ok(())
             }
             Err(error) => {
-                let told = chain(&error).to_string();
-                eprintln!("version {version} is refused: {told}");
-                self.notes.fail(&Failed { digest, version, cause: REFUSED.into(), told })
+                eprintln!("version {version} is refused: {}", chain(&error));
+                *self.lock_refused() = Some(failed(digest, version, &error));
+                self.notes.withdraw(digest)
             }
         };
         if let Err(error) = noted {
@@ -274,7 +304,10 @@ impl Service {
     fn withdraw(&self, digest: Digest) -> Result<(), Error> {
         match self.working() {
             Some((working, _, _)) if working == digest => Err(Error::Busy(digest)),
-            _ => self.notes.withdraw(digest),
+            _ => {
+                self.lock_refused().take_if(|refused| refused.digest == digest);
+                self.notes.withdraw(digest)
+            }
         }
     }
 
@@ -329,9 +362,24 @@ impl Service {
         *self.lock_work()
     }
 
+    fn lock_refused(&self) -> MutexGuard<'_, Option<Failed>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_work(&self) -> MutexGuard<'_, Option<(Digest, u32, u32)>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn failed(digest: Digest, version: String, error: &Error) -> Failed {
+    Failed { digest, version, cause: REFUSED.into(), told: chain(error).to_string() }
+}
+
+/// What names a file that is refused as it is; what cannot be read of it does not count.
+fn name_of(file: &File) -> Digest {
+    let mut bytes = vec![0; ROOM as usize];
+    let length = file.read_at(&mut bytes, 0).unwrap_or_default();
+    bundle::head::name_of(&bytes[..length])
 }
 
 /// What was reported lately and left at `path`.
@@ -354,7 +402,6 @@ pub fn uptime() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bundle::head::ROOM;
     use bundle::{Secret, ask};
     use slots::Move;
     use slots::table::{Partition, Table};
@@ -398,6 +445,16 @@ mod tests {
 
         /// The file of a bundle, whose image is its version.
         fn bundle(&self, version: &str, security_epoch: u32) -> Digest {
+            let bytes = self.made(&version.repeat(70_000), version, security_epoch);
+            fs::write(self.folder.path().join(version), &bytes).unwrap();
+            bundle::head::name_of(&bytes)
+        }
+
+        fn made(&self, image: &str, version: &str, security_epoch: u32) -> Vec<u8> {
+            self.signed(image, version, security_epoch, Some(&self.key))
+        }
+
+        fn signed(&self, image: &str, version: &str, security_epoch: u32, key: Option<&Secret>) -> Vec<u8> {
             let about = Head {
                 version: version.into(),
                 board: "test".into(),
@@ -408,9 +465,9 @@ mod tests {
                 chunk_bytes: bundle::head::CHUNK_BYTES,
                 chunks: vec![],
             };
-            let mut image = std::io::Cursor::new(version.repeat(70_000));
-            let mut file = File::create(self.folder.path().join(version)).unwrap();
-            bundle::write(about, &mut image, Some(&self.key), &mut file).unwrap()
+            let mut file = Vec::new();
+            bundle::write(about, &mut std::io::Cursor::new(image), key, &mut file).unwrap();
+            file
         }
 
         /// The service after a restart, in the slot that the ledger says.
@@ -537,19 +594,96 @@ mod tests {
         assert_eq!(service.status().unwrap().wanted.unwrap().state, State::Staged);
     }
 
+    /// Offers a file; why it is refused, which the status tells as well, and that nothing else has changed.
+    #[track_caller]
+    fn refused(fixture: &Fixture, service: &Arc<Service>, bytes: &[u8], version: &str, expected: &str) {
+        let before = fs::read(fixture.disk()).unwrap();
+        fs::write(fixture.folder.path().join("offered"), bytes).unwrap();
+        let answer = fixture.offer(service, "offered");
+        fixture.is_staged(service);
+        let status = service.status().unwrap();
+        let failed = status.failed.expect("the status tells it");
+        assert!(failed.told.starts_with(expected), "{failed:?}");
+        assert_eq!((failed.cause.as_str(), failed.version.as_str()), (REFUSED, version));
+        match answer {
+            Reply::Refused(told) => assert_eq!(told, failed.told),
+            other => assert_eq!(other, Reply::Accepted { digest: failed.digest }, "its parts are read later"),
+        }
+        assert_eq!((status.wanted, status.version.as_str(), status.confirmed), (None, "1", true));
+        assert!(fs::read(fixture.disk()).unwrap() == before, "nothing is written to the disk");
+    }
+
     #[test]
-    fn a_downgrade_and_a_foreign_file_are_refused_at_once() {
+    fn each_bundle_that_is_not_to_be_taken_is_refused_with_its_reason() {
         let mut fixture = Fixture::new();
-        fixture.bundle("0", 0);
-        fs::write(fixture.folder.path().join("text"), "hello, this is a longer text than a header").unwrap();
         let service = fixture.boot();
-        let refused = |version: &str, expected: &str| match fixture.offer(&service, version) {
-            Reply::Refused(told) => assert!(told.starts_with(expected), "{told}"),
-            other => panic!("{other:?}"),
+        let good = fixture.made(&"2".repeat(70_000), "2", 1);
+        let unsigned = fixture.signed(&"2".repeat(70_000), "2", 1, None);
+        let stranger = fixture.signed(&"2".repeat(70_000), "2", 1, Some(&Secret::generate().unwrap()));
+        let flipped = |at: usize| {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            bad
         };
-        refused("0", "the bundle is a downgrade: its security epoch is 0, and this board has reached 1");
-        refused("text", "this is no update bundle");
-        assert_eq!(service.status().unwrap().wanted, None);
+        let mut check =
+            |bytes: &[u8], version: &str, expected: &str| refused(&fixture, &service, bytes, version, expected);
+        check(b"hello, this is a longer text than a header", "", "this is no update bundle");
+        check(&unsigned, "", "the bundle is unsigned");
+        check(&stranger, "", "the bundle is wrongly signed");
+        check(&good[..good.len() - 1], "", "the bundle is truncated");
+        check(&good[..40], "", "the bundle is truncated");
+        check(&flipped(100), "", "the bundle is wrongly signed");
+        check(&flipped(good.len() - 1), "2", "the bundle is damaged: part 2 of 2");
+        let old = fixture.made("0", "old", 0);
+        check(&old, "old", "the bundle is a downgrade: its security epoch is 0, and this board has reached 1");
+        let large = fixture.made(&"x".repeat(MIB as usize + 1), "large", 1);
+        check(&large, "large", "the bundle is oversized: its image takes 1048577 bytes");
+    }
+
+    /// What the data partition has no room for: here a file stands where the notes' folder is to be.
+    #[test]
+    fn a_wish_that_cannot_be_noted_is_refused() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        let good = fixture.made("2", "2", 1);
+        fs::write(fixture.folder.path().join("notes"), "").unwrap();
+        refused(&fixture, &service, &good, "2", "failed to note what happens to an update in ");
+        fs::remove_file(fixture.folder.path().join("notes")).unwrap();
+        let Reply::Accepted { digest } = fixture.offer(&service, "offered") else { panic!("it is taken") };
+        fixture.is_staged(&service);
+        let status = service.status().unwrap();
+        assert_eq!((status.wanted.map(|wanted| wanted.digest), status.failed), (Some(digest), None));
+    }
+
+    #[test]
+    fn what_is_refused_is_forgotten_with_the_next_offer_that_is_taken() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        refused(&fixture, &service, b"hello, this is no bundle", "", "this is no update bundle");
+        assert!(matches!(fixture.offer(&service, "1"), Reply::Accepted { .. }), "it runs");
+        assert_eq!(service.status().unwrap().failed, None);
+        refused(&fixture, &service, b"hello, this is no bundle", "", "this is no update bundle");
+        let digest = service.status().unwrap().failed.unwrap().digest;
+        assert_eq!(service.answer(Request::Withdraw { digest }, None), (Reply::Done, false));
+        assert_eq!(service.status().unwrap().failed, None);
+    }
+
+    #[test]
+    fn what_failed_is_not_spoken_of_once_what_runs_is_asked_for_again() {
+        let mut fixture = Fixture::new();
+        let digest = staged_and_activated(&mut fixture, "2");
+        turn::reject(&mut Device::open(&fixture.disk()).unwrap(), Name::B, Cause::Panic).unwrap();
+        let service = fixture.boot();
+        let failed = |service: &Service| service.status().unwrap().failed.map(|failed| (failed.digest, failed.cause));
+        assert_eq!(failed(&service), Some((digest, "panic".into())));
+        assert!(matches!(fixture.offer(&service, "1"), Reply::Accepted { .. }), "undone");
+        assert_eq!(failed(&service), None);
+        let service = fixture.boot();
+        assert_eq!(failed(&service), None, "after a restart too");
+        assert!(
+            matches!(fixture.offer(&service, "2"), Reply::Refused(told) if told.contains("was tried on this board"))
+        );
+        assert_eq!(failed(&service), Some((digest, "panic".into())), "asked for again");
     }
 
     #[test]

@@ -3,25 +3,20 @@
 //! Start at [`a_node_is_emptied_switched_and_opened_again`]. The Node and its pods are objects without a machine: what is
 //! evicted is seen to go by the test, which then plays the kubelet.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod played;
+
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bundle::Digest;
-use bundle::message::{Drain, Failed, Reply, Request, State, Status, Wanted, decode, encode};
-use client::{Client, Kubeconfig};
-use k8s_openapi::api::core::v1::Node;
-use skerry::update::node::{Updates, run};
-use sys::clock::SystemClock;
+use bundle::message::{Drain, Failed, Reply, Request, State, Status, Wanted};
+use played::{Control, answer, take_care};
 use sys::fdpass;
-use tokio::sync::watch;
-use workloads::User;
 
-const WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CONDITION: &str = r#"{.status.conditions[?(@.type=="skerry.dev/UpdateFailed")]['status','reason','message']}"#;
 
 /// Whether the node is cordoned, and for which bundle.
@@ -69,9 +64,7 @@ struct Played {
 }
 
 struct World {
-    folder: tempfile::TempDir,
-    server: Child,
-    user: User,
+    control: Control,
     service: Arc<Mutex<Played>>,
 }
 
@@ -95,7 +88,7 @@ fn a_node_is_emptied_switched_and_opened_again() {
     world.shows("False Trial", "version 2 is on trial");
     assert_eq!(world.node("{.spec.unschedulable}"), "true");
     world.says(Status { digest: Some(digest), version: "2".into(), confirmed: true, ..Status::default() });
-    world.shows("False Confirmed", "version 2 runs");
+    world.shows("False Confirmed", &format!("version 2 ({digest}) runs"));
     world.until("an open node", |world| world.node(OURS).is_empty());
     let events = world.must("get events --field-selector involvedObject.name=board -o jsonpath={.items[*].reason}");
     for reason in ["UpdateDrainBlocked", "UpdateDraining", "UpdateRestarting", "UpdateTrial", "UpdateConfirmed"] {
@@ -111,7 +104,8 @@ fn a_failure_is_shown_and_somebody_elses_cordon_stays() {
     world.shows("False Trial", "on trial");
     let failed = Failed { digest, version: "2".into(), cause: "panic".into(), told: "the kernel panicked".into() };
     world.says(Status { confirmed: true, version: "1".into(), failed: Some(failed), ..Status::default() });
-    world.shows("True KernelPanic", "version 2 was given up: the kernel panicked; version 1 runs");
+    let told = format!("version 2 ({digest}) was given up and is not tried again: the kernel panicked; version 1 runs");
+    world.shows("True KernelPanic", &told);
     assert_eq!(world.node("{.spec.unschedulable}"), "true");
     let warned = world.must("get events --field-selector type=Warning -o jsonpath={.items[*].reason}");
     assert_eq!(warned, "UpdateKernelPanic");
@@ -125,7 +119,7 @@ fn a_board_waits_its_turn_while_another_is_away() {
     world.says(wanted(digest, Drain::default(), State::Staged));
     world.shows("False Queued", "while others are away: other");
     assert_eq!(world.node(OURS), "", "it takes pods until it is its turn");
-    world.user.kubectl_words(&[
+    world.kubectl_words(&[
         "patch",
         "node",
         "other",
@@ -139,22 +133,12 @@ fn a_board_waits_its_turn_while_another_is_away() {
 
 impl World {
     fn new(cordoned: bool) -> World {
-        let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-under-test"));
-        command.args(["server", "--no-node", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
-        let log = fs::File::create(folder.path().join("log")).expect("a log");
-        let server = command.stdin(Stdio::null()).stderr(log).spawn().expect("the server starts");
-        let kubeconfig = data.join("admin.kubeconfig");
-        let user = User::new(&[], &kubeconfig, 1);
-        let world = World { folder, server, user, service: Arc::default() };
-        world.until("a server", |world| kubeconfig.exists() && world.user.kubectl("get --raw /readyz").0);
-        world.until("the default account", |world| world.user.kubectl("get serviceaccount default").0);
+        let world = World { control: Control::start(&[], "default"), service: Arc::default() };
         world.apply(&NODE.replace("OPEN", if cordoned { "true" } else { "false" }));
-        let socket = world.folder.path().join("socket");
+        let socket = world.folder().join("socket");
         world.says(Status { confirmed: true, ..Status::default() });
         play(&socket, &world.service);
-        take_care(&kubeconfig, socket);
+        take_care(&world.kubeconfig(), "board", socket);
         world
     }
 
@@ -168,11 +152,8 @@ impl World {
             "{{\"apiVersion\":\"v1\",\"kind\":\"Binding\",\"metadata\":{{\"name\":\"{web}\"}},\"target\":{{\"kind\":\"Node\",\"name\":\"board\"}}}}"
         );
         let file = self.written("binding.json", &binding);
-        let (ok, said) = self
-            .user
-            .kubectl(&format!("create --raw /api/v1/namespaces/default/pods/{web}/binding -f {}", file.display()));
-        assert!(ok, "{said}");
-        self.user.kubectl_words(&[
+        self.must(&format!("create --raw /api/v1/namespaces/default/pods/{web}/binding -f {}", file.display()));
+        self.kubectl_words(&[
             "patch",
             "pod",
             &web,
@@ -202,9 +183,7 @@ impl World {
     }
 
     fn node(&self, path: &str) -> String {
-        let (ok, said) = self.user.kubectl_words(&["get", "node", "board", "-o", &format!("jsonpath={path}")]);
-        assert!(ok, "{said}");
-        said
+        self.control.node("board", path)
     }
 
     /// The pods on the board, by what they are.
@@ -214,36 +193,16 @@ impl World {
         names.join(" ")
     }
 
-    fn must(&self, words: &str) -> String {
-        let (ok, said) = self.user.kubectl(words);
-        assert!(ok, "{words}: {said}");
-        said
-    }
-
-    fn written(&self, name: &str, text: &str) -> PathBuf {
-        let file = self.folder.path().join(name);
-        fs::write(&file, text).expect("a file");
-        file
-    }
-
-    fn apply(&self, text: &str) {
-        let file = self.written("objects.yaml", text);
-        self.must(&format!("apply -f {}", file.display()));
-    }
-
     fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
-        let begun = Instant::now();
-        while !holds(self) {
-            let shown = || self.user.kubectl("get node board -o yaml").1;
-            assert!(begun.elapsed() < WITHIN, "no {what} within {WITHIN:?}\n{}", shown());
-            sleep(LOOK_EVERY);
-        }
+        self.control.until(what, || holds(self));
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ended = self.server.kill().and_then(|()| self.server.wait());
+impl Deref for World {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.control
     }
 }
 
@@ -258,48 +217,25 @@ fn play(socket: &Path, played: &Arc<Mutex<Played>>) {
     let played = played.clone();
     std::thread::spawn(move || {
         loop {
-            let Ok(Some(caller)) = fdpass::accept(&listening) else {
-                sleep(LOOK_EVERY);
-                continue;
-            };
-            let mut buffer = vec![0; 16 << 10];
-            let length = loop {
-                match fdpass::receive(&caller, &mut buffer) {
-                    Ok(Some((length, _))) => break length,
-                    Ok(None) => break 0,
-                    Err(_) => sleep(LOOK_EVERY / 10),
-                }
-            };
-            let mut played = played.lock().unwrap();
-            let reply = match decode(&buffer[..length]) {
-                Ok(Request::Status) => Reply::Status(played.status.clone()),
-                Ok(Request::Report(_)) => {
-                    played.reported += 1;
-                    Reply::Done
-                }
-                Ok(Request::Activate { digest }) => {
-                    played.activated = Some(digest);
-                    Reply::Done
-                }
-                other => Reply::Refused(format!("{other:?}")),
-            };
-            let _caller_gone = fdpass::send(&caller, &encode(&reply), &[]);
+            answer(&listening, |request, _| played.lock().unwrap().answer(request));
+            sleep(LOOK_EVERY);
         }
     });
 }
 
-/// The node's role, in a thread of its own.
-fn take_care(kubeconfig: &Path, socket: PathBuf) {
-    let config = Kubeconfig::read(kubeconfig).expect("a kubeconfig");
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let door = client::https::open(&config).expect("a way to the server");
-        let _inside = runtime.enter();
-        let nodes = client::run::caches(door.clone()).of::<Node>();
-        let client = Client::new(door);
-        let leaving = watch::channel(false).0;
-        let updates =
-            Updates { node: "board".to_owned(), client, nodes, clock: Arc::new(SystemClock), socket, leaving };
-        match runtime.block_on(run(updates)) {}
-    });
+impl Played {
+    fn answer(&mut self, request: Result<Request, String>) -> Reply {
+        match request {
+            Ok(Request::Status) => Reply::Status(self.status.clone()),
+            Ok(Request::Report(_)) => {
+                self.reported += 1;
+                Reply::Done
+            }
+            Ok(Request::Activate { digest }) => {
+                self.activated = Some(digest);
+                Reply::Done
+            }
+            other => Reply::Refused(format!("{other:?}")),
+        }
+    }
 }

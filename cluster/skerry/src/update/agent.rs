@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bundle::message::{Drain, Reply, Request, SOCKET, State, Status};
+use bundle::message::{Drain, REFUSED, Reply, Request, SOCKET, State, Status};
 use bundle::{Digest, ask};
 use clap::Args;
 
@@ -183,7 +183,7 @@ fn is_known(status: &Status, ours: Digest) -> bool {
 }
 
 fn is_refused(status: &Status, ours: Digest) -> bool {
-    status.failed.as_ref().is_some_and(|failed| failed.digest == ours && failed.cause == "refused")
+    status.failed.as_ref().is_some_and(|failed| failed.digest == ours && failed.cause == REFUSED)
 }
 
 /// What is to be said of our bundle: that it runs, or why it does not.
@@ -206,7 +206,7 @@ fn mirror(status: &Status, ours: Digest) -> Result<String, String> {
         };
     }
     if let Some(failed) = status.failed.as_ref().filter(|failed| failed.digest == ours) {
-        let word = if failed.cause == "refused" { "is refused" } else { "was tried and given up" };
+        let word = if failed.cause == REFUSED { "is refused" } else { "was tried and given up" };
         return Err(format!("version {} {word}: {}", failed.version, failed.told));
     }
     Err("the node does not know the bundle any more".to_owned())
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_went_wrong_is_told() {
         check(&status(b"old", true, None, Some("panic")), Err("version 2 was tried and given up: why"));
-        check(&status(b"old", true, None, Some("refused")), Err("version 2 is refused: why"));
+        check(&status(b"old", true, None, Some(REFUSED)), Err("version 2 is refused: why"));
         check(
             &status(b"old", true, Some(State::Staging { done: 0, of: 1 }), None),
             Err("version 2 is checked and written"),
@@ -263,9 +263,9 @@ mod tests {
         assert!(agent.is_to_offer(&status(b"old", true, Some(State::Waiting), None)));
         assert!(!agent.is_to_offer(&status(b"old", true, Some(State::Staged), None)));
         assert!(!agent.is_to_offer(&status(b"old", true, None, Some("panic"))), "what failed is not offered again");
-        assert!(!agent.is_to_offer(&status(b"old", true, None, Some("refused"))), "not at once");
+        assert!(!agent.is_to_offer(&status(b"old", true, None, Some(REFUSED))), "not at once");
         agent.offered = None;
-        assert!(agent.is_to_offer(&status(b"old", true, None, Some("refused"))));
+        assert!(agent.is_to_offer(&status(b"old", true, None, Some(REFUSED))));
         assert!(!agent.is_to_offer(&status(b"old", true, None, Some("panic"))));
     }
 

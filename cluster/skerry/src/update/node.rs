@@ -272,7 +272,8 @@ async fn show(updates: &Updates, node: &Node, plan: &Plan) -> Result<(), UpdateE
     let patch = json!({"status": {"conditions": [condition]}});
     let patched = updates.client.patch::<Node>("", &updates.node, "status", STRATEGIC_PATCH, &patch).await;
     patched.map_err(UpdateError::Api)?;
-    if reason != shown.reason {
+    // What goes on is told once; each failure is, since one refused bundle may follow another.
+    if reason != shown.reason || shown.failed {
         tell(updates, shown, &now).await;
     }
     Ok(())

@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use bundle::message::{Drain, Failed, State, Status, Wanted};
+use bundle::Digest;
+use bundle::message::{Drain, Failed, REFUSED, State, Status, Wanted};
 
 /// The Node's condition about updates: true when the last one failed.
 pub const CONDITION: &str = "skerry.dev/UpdateFailed";
@@ -94,7 +95,10 @@ enum Fate {
 
 /// What the node does next. `draining` is how long it has tried to get its pods away.
 pub fn plan(status: &Status, cordon: &Cordon, pods: &[Pod], draining: Duration) -> Plan {
-    let Some(wanted) = &status.wanted else { return settled(status, cordon) };
+    let refused = status.failed.as_ref().is_some_and(|failed| failed.cause == REFUSED);
+    // What waits for its bytes may wait for ever; what was refused was offered after it.
+    let over = |wanted: &&Wanted| !(refused && wanted.state == State::Waiting);
+    let Some(wanted) = status.wanted.as_ref().filter(over) else { return settled(status, cordon) };
     let version = told(wanted);
     let shown = |reason: &str, message: String| Some(shown(false, reason, message));
     match wanted.state {
@@ -112,20 +116,14 @@ pub fn plan(status: &Status, cordon: &Cordon, pods: &[Pod], draining: Duration) 
 
 /// Nothing is wanted: the node is as it was, and says how the last update ended.
 fn settled(status: &Status, cordon: &Cordon) -> Plan {
-    let runs = match status.version.as_str() {
-        "" => "the board's image".to_owned(),
-        version => format!("version {version}"),
-    };
+    let runs = format!("{} runs", named(&status.version, "the board's image", status.digest));
     let said = match &status.failed {
         Some(Failed { digest, version, cause, told }) => {
-            let message = format!("version {version} was given up: {told}; {runs} runs ({digest} is not tried again)");
-            let message = if cause == "refused" { format!("version {version} is refused: {told}") } else { message };
-            shown(true, reason(cause), message)
+            let what = named(version, "a bundle", Some(*digest));
+            let end = if cause == REFUSED { "is refused" } else { "was given up and is not tried again" };
+            shown(true, reason(cause), format!("{what} {end}: {told}; {runs}"))
         }
-        None => {
-            let digest = status.digest.map(|digest| format!(" ({digest})")).unwrap_or_default();
-            shown(false, "Confirmed", format!("{runs} runs{digest}"))
-        }
+        None => shown(false, "Confirmed", runs),
     };
     // A board that boots the other slot is judged before anything is said of it.
     if !status.confirmed {
@@ -146,7 +144,7 @@ pub fn reason(cause: &str) -> &'static str {
         "deadline" => "DeadlineExceeded",
         "tries" => "TriesUsedUp",
         "asked" => "RolledBack",
-        "refused" => "Refused",
+        REFUSED => "Refused",
         _ => "Failed",
     }
 }
@@ -225,6 +223,12 @@ fn told(wanted: &Wanted) -> String {
     format!("version {}", wanted.version)
 }
 
+/// An image by its version, or as `usual` where nobody knows one, and by its digest.
+fn named(version: &str, usual: &str, digest: Option<Digest>) -> String {
+    let name = if version.is_empty() { usual.to_owned() } else { format!("version {version}") };
+    digest.map_or(name.clone(), |digest| format!("{name} ({digest})"))
+}
+
 fn shown(failed: bool, reason: &str, message: String) -> Shown {
     Shown { failed, reason: reason.to_owned(), message }
 }
@@ -232,7 +236,6 @@ fn shown(failed: bool, reason: &str, message: String) -> Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bundle::Digest;
 
     /// A pod by its name and marks: `d` of a DaemonSet, `b` bare, `e` with an emptyDir, `-` leaving, `.` finished, `m` mirror,
     /// `!` refused.
@@ -360,7 +363,7 @@ mod tests {
             ("api", "APINeverReady: uncordon"),
             ("watchdog", "Watchdog: uncordon"),
             ("unhealthy", "ChecksFailed: uncordon"),
-            ("refused", "Refused: uncordon"),
+            (REFUSED, "Refused: uncordon"),
         ] {
             let status =
                 Status { confirmed: true, version: "1".into(), failed: Some(failed(cause)), ..Status::default() };
@@ -368,6 +371,36 @@ mod tests {
             assert_eq!(words(&plan), expected);
             let shown = plan.shown.unwrap();
             assert!(shown.failed && shown.message.contains("it fell"), "{shown:?}");
+        }
+    }
+
+    #[track_caller]
+    fn check_told(version: &str, cause: &str, expected: &str) {
+        let digest = Digest::of(b"2");
+        let failed = Failed { digest, version: version.into(), cause: cause.into(), told: "it fell".into() };
+        let runs = Some(Digest::of(b"1"));
+        let status =
+            Status { confirmed: true, version: "1".into(), digest: runs, failed: Some(failed), ..Status::default() };
+        let message = plan(&status, &cordon("open"), &[], Duration::ZERO).shown.unwrap().message;
+        let message = message.replace(&digest.to_string(), "TWO").replace(&Digest::of(b"1").to_string(), "ONE");
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn it_is_said_what_failed_and_why_and_what_runs() {
+        check_told("2", "panic", "version 2 (TWO) was given up and is not tried again: it fell; version 1 (ONE) runs");
+        check_told("2", REFUSED, "version 2 (TWO) is refused: it fell; version 1 (ONE) runs");
+        check_told("", REFUSED, "a bundle (TWO) is refused: it fell; version 1 (ONE) runs");
+    }
+
+    #[test]
+    fn what_is_refused_is_said_before_what_waits_and_after_what_goes_on() {
+        let refused =
+            Failed { digest: Digest::of(b"3"), version: "3".into(), cause: REFUSED.into(), told: "it fell".into() };
+        for (state, expected) in [(State::Waiting, "Refused: uncordon"), (State::Trial, "Trial: ")] {
+            let mut status = Status { failed: Some(refused.clone()), ..staged(Drain::default()) };
+            status.wanted.as_mut().unwrap().state = state;
+            assert_eq!(words(&plan(&status, &cordon("ours"), &[], Duration::ZERO)), expected);
         }
     }
 
