@@ -3,6 +3,9 @@
 //! Start at [`parse`] and [`Shape`]; [`rotate`] keeps files small, [`Orphans`] holds logs a while longer than their containers.
 //! A line is `TIME stdout|stderr P|F TEXT`; `P` marks a part of a line that was too long.
 //!
+//! A log that is held has an empty file `0.held` beside it. Who collects logs writes there how many bytes of the log it has
+//! stored; when that is all of them, the log need not be held for longer than [`HELD_READ`].
+//!
 //! Invariants:
 //! * a rotated file is older than the live one and named so that sorting by name sorts by age; its name ends in the number of
 //!   bytes that were written before it, so that who collects logs knows what is missing when files are gone;
@@ -24,6 +27,11 @@ pub const FILE_BYTES_MAX: u64 = 10 << 20;
 pub const FILES_MAX: usize = 5;
 /// So long a log outlives its container: whoever collects logs has the time to read its end.
 pub const HELD: Duration = Duration::from_secs(300);
+
+/// And so long once it was read: a collector's store that loses its power asks again for what it had not written yet.
+pub const HELD_READ: Duration = Duration::from_secs(15);
+/// The file beside a log that is held.
+const HELD_FILE: &str = "held";
 
 /// One line of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +156,7 @@ fn rotated(live: &Path) -> Vec<PathBuf> {
 
 /// Removes a log and its rotated files.
 pub fn remove(live: &Path) {
-    for file in files(live) {
+    for file in files(live).into_iter().chain([live.with_extension(HELD_FILE)]) {
         let _ = fs::remove_file(file);
     }
 }
@@ -181,20 +189,60 @@ fn start_after(rotated: &[PathBuf]) -> u64 {
     })
 }
 
-/// Logs whose containers are gone, and since when.
+/// Logs whose containers are gone.
 #[derive(Debug, Default)]
-pub struct Orphans(BTreeMap<PathBuf, Monotonic>);
+pub struct Orphans(BTreeMap<PathBuf, Since>);
+
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    gone: Monotonic,
+    read: Option<Monotonic>,
+}
 
 impl Orphans {
+    /// Whether none was held at the last look.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What was held long enough, of all logs there are and those that containers still have. A pod's folder counts as a log.
-    pub fn overdue(&mut self, found: Vec<PathBuf>, kept: &BTreeSet<PathBuf>, now: Monotonic) -> Vec<PathBuf> {
-        let orphans: Vec<PathBuf> = found.into_iter().filter(|path| !kept.contains(path)).collect();
+    /// `is_read` is asked of logs that are held.
+    pub fn overdue(
+        &mut self,
+        found: Vec<PathBuf>,
+        kept: &BTreeSet<PathBuf>,
+        is_read: impl Fn(&Path) -> bool,
+        now: Monotonic,
+    ) -> Vec<PathBuf> {
         let since = |path: PathBuf| {
-            let since = *self.0.get(&path).unwrap_or(&now);
-            (path, since)
+            let before = self.0.get(&path).copied();
+            let read = is_read(&path).then(|| before.and_then(|before| before.read).unwrap_or(now));
+            (path, Since { gone: before.map_or(now, |before| before.gone), read })
         };
-        self.0 = orphans.into_iter().map(since).collect();
-        self.0.iter().filter(|(_, since)| now.since(**since) >= HELD).map(|(path, _)| path.clone()).collect()
+        self.0 = found.into_iter().filter(|path| !kept.contains(path)).map(since).collect();
+        let is_over = |since: &Since| {
+            now.since(since.gone) >= HELD || since.read.is_some_and(|read| now.since(read) >= HELD_READ)
+        };
+        self.0.iter().filter(|(_, since)| is_over(since)).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+/// Whether a log that is held was read to its end. Who collects logs is told that it is held where it was not.
+pub fn is_read(live: &Path) -> bool {
+    if live.extension().is_none_or(|extension| extension != "log") {
+        return false;
+    }
+    let mark = live.with_extension(HELD_FILE);
+    match fs::read_to_string(&mark) {
+        Ok(told) => {
+            let bytes = start_after(&rotated(live)) + fs::metadata(live).map_or(0, |about| about.len());
+            told.trim().parse::<u64>().is_ok_and(|read| read >= bytes)
+        }
+        // Without the mark it is held for as long as any; where none can be made, nobody can do anything about it.
+        Err(_) => {
+            let _ = fs::write(mark, "");
+            false
+        }
     }
 }
 
@@ -351,11 +399,19 @@ mod tests {
 
     /// Which logs are let go of: of those found and those kept, at each of these seconds.
     fn check_orphans(looks: &[(&str, &str, u64, &str)]) {
+        let looks: Vec<_> =
+            looks.iter().map(|(found, kept, second, expected)| (*found, *kept, "", *second, *expected)).collect();
+        check_read_orphans(&looks);
+    }
+
+    /// The same where some were read.
+    fn check_read_orphans(looks: &[(&str, &str, &str, u64, &str)]) {
         let mut orphans = Orphans::default();
-        for (found, kept, second, expected) in looks {
+        for (found, kept, read, second, expected) in looks {
             let paths = |names: &str| names.split_whitespace().map(PathBuf::from).collect::<Vec<_>>();
             let now = Monotonic::default().plus(Duration::from_secs(*second));
-            let overdue = orphans.overdue(paths(found), &paths(kept).into_iter().collect(), now);
+            let is_read = |path: &Path| paths(read).iter().any(|read| read == path);
+            let overdue = orphans.overdue(paths(found), &paths(kept).into_iter().collect(), is_read, now);
             assert_eq!(overdue, paths(expected), "at {second}");
         }
     }
@@ -371,6 +427,36 @@ mod tests {
             ("a", "", 699, ""),
             ("a", "", 700, "a"),
         ]);
+    }
+
+    #[test]
+    fn logs_that_were_read_go_early() {
+        check_read_orphans(&[
+            ("a b", "", "", 0, ""),
+            ("a b", "", "a", 10, ""),
+            ("a b", "", "a", 24, ""),
+            // What was read is not any more: the store lost its end.
+            ("a b", "", "", 25, ""),
+            ("a b", "", "a", 30, ""),
+            ("a b", "", "a", 45, "a"),
+        ]);
+    }
+
+    #[test]
+    fn a_collector_says_how_much_it_has_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (log, mark) = (dir.path().join("0.log"), dir.path().join("0.held"));
+        fs::write(dir.path().join("0.log.2026-100"), "1234567890").expect("written");
+        fs::write(&log, "12345").expect("written");
+        assert!(!is_read(&log) && mark.exists(), "a collector is told that it is held");
+        assert!(!is_read(&log), "nobody has read it");
+        for (told, expected) in [("114", false), ("115", true), ("x", false)] {
+            fs::write(&mark, told).expect("written");
+            assert_eq!(is_read(&log), expected, "{told}");
+        }
+        assert!(!is_read(dir.path()), "a folder is none");
+        remove(&log);
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 
     #[test]

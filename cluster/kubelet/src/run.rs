@@ -53,6 +53,8 @@ const RECALL_AFTER: Duration = Duration::from_secs(2);
 const SERVICES_REST: Duration = Duration::from_secs(5);
 /// How often logs are measured.
 const LOGS_EVERY: Duration = Duration::from_secs(30);
+/// And so often while there are some that wait to be read.
+const HELD_LOGS_EVERY: Duration = Duration::from_secs(5);
 /// How often images are looked through.
 const IMAGES_EVERY: Duration = Duration::from_secs(300);
 /// Pulls at a time.
@@ -525,7 +527,7 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> Result<(), String> {
 async fn keep_logs(node: Arc<Node>) {
     let mut orphans = logs::Orphans::default();
     loop {
-        tokio::time::sleep(LOGS_EVERY).await;
+        tokio::time::sleep(if orphans.is_empty() { LOGS_EVERY } else { HELD_LOGS_EVERY }).await;
         // Who does not know which containers there are removes no logs.
         let (Ok(containers), Ok(sandboxes)) =
             (node.runtime.list_containers().await, node.runtime.list_sandboxes().await)
@@ -534,7 +536,8 @@ async fn keep_logs(node: Arc<Node>) {
         };
         let folders = sandboxes.into_iter().map(|sandbox| sandbox.config.log_directory);
         let kept = containers.iter().map(|container| container.log_path.clone()).chain(folders).collect();
-        for path in orphans.overdue(logs::all(&node.options.log_dir), &kept, node.clock.monotonic()) {
+        let found = logs::all(&node.options.log_dir);
+        for path in orphans.overdue(found, &kept, logs::is_read, node.clock.monotonic()) {
             logs::let_go(&path);
         }
         for container in containers {

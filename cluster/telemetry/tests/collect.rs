@@ -118,12 +118,17 @@ impl Logs {
 }
 
 fn collector(folder: &Path, door: &Arc<Lossy>) -> tokio::task::JoinHandle<()> {
+    collector_with(folder, Vec::new(), door)
+}
+
+/// With logs of the node's own.
+fn collector_with(folder: &Path, files: Vec<(String, PathBuf)>, door: &Arc<Lossy>) -> tokio::task::JoinHandle<()> {
     let options = collect::Options {
         node: "node".to_owned(),
         pods: folder.to_owned(),
         kernel: None,
         boot: "boot".to_owned(),
-        files: Vec::new(),
+        files,
     };
     let door = door.clone();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -273,4 +278,82 @@ async fn what_was_removed_before_it_was_read_is_one_gap_of_so_many_bytes() {
     assert_eq!(gaps, [bytes_of(0, number) - bytes_of(0, 10)]);
     let wanted: Vec<usize> = (0..10).chain(number..10_020).collect();
     assert!(lines["pod-0"] == wanted, "the rest is there");
+}
+
+/// A store that loses nothing.
+fn faithful(place: &Path) -> Arc<Lossy> {
+    let store = LogStore::open(Options::new(place)).expect("the store opens");
+    Arc::new(Lossy { store: Mutex::new(Some(store)), rng: Mutex::new(Rng::new(1)), loses: u64::MAX })
+}
+
+/// Numbered lines of a node's own log, as they lie in a file; who says so writes how much of the log was before it.
+fn write_own(path: &Path, says_start: bool, numbers: std::ops::Range<u64>) {
+    let line = |number: u64| format!("node {number:04}\n");
+    let before = numbers.start * line(0).len() as u64;
+    let first = if says_start { base::log_file::first_line(before) } else { String::new() };
+    fs::write(path, numbers.map(line).fold(first, |text, line| text + &line)).expect("written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_of_the_node_that_is_rotated_twice_unread_leaves_a_gap() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pods, path) = (folder.path().join("pods"), folder.path().join("skerry.log"));
+    fs::create_dir(&pods).expect("made");
+    let (older, door) = (folder.path().join("skerry.log.1"), faithful(&folder.path().join("store")));
+    let collect = async || {
+        let running = collector_with(&pods, vec![("skerry".to_owned(), path.clone())], &door);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        running.abort();
+        stored(door.store.lock().expect("no panics").as_ref().expect("open"))
+    };
+    write_own(&path, true, 0..10);
+    assert_eq!(collect().await, (BTreeMap::from([("node".to_owned(), (0..10).collect())]), vec![]));
+    // One turn loses nothing.
+    write_own(&older, true, 0..20);
+    write_own(&path, true, 20..30);
+    assert_eq!(collect().await, (BTreeMap::from([("node".to_owned(), (0..30).collect())]), vec![]));
+    write_own(&older, true, 50..60);
+    write_own(&path, true, 60..65);
+    let (lines, gaps) = collect().await;
+    assert_eq!(lines["node"], (0..30).chain(50..65).collect::<Vec<usize>>());
+    assert_eq!(gaps, [20 * "node 0000\n".len() as u64]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_say_where_its_files_begin_is_read_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pods, path) = (folder.path().join("pods"), folder.path().join("other.log"));
+    fs::create_dir(&pods).expect("made");
+    let door = faithful(&folder.path().join("store"));
+    write_own(&path, false, 0..10);
+    let running = collector_with(&pods, vec![("other".to_owned(), path.clone())], &door);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    fs::rename(&path, folder.path().join("other.log.1")).expect("renamed");
+    write_own(&path, false, 10..20);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    running.abort();
+    let (mut lines, gaps) = stored(door.store.lock().expect("no panics").as_ref().expect("open"));
+    let mut numbers = lines.remove("node").expect("lines");
+    // Lines without a time of their own have that of their arrival, which this test's store gives to all alike.
+    numbers.sort_unstable();
+    assert_eq!((numbers, gaps), ((0..20).collect(), vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kubelet_is_told_when_a_log_that_it_holds_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pods, mut logs) = (folder.path().join("pods"), Logs::new(&folder.path().join("pods")));
+    let door = faithful(&folder.path().join("store"));
+    logs.append(0, 1000);
+    logs.append(1, 1000);
+    assert!(logs.rotate(0));
+    logs.append(0, 10);
+    // The container of one is gone.
+    assert!(!kubelet::logs::is_read(&logs.live(0)), "nobody has read it");
+    let running = collector(&pods, &door);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    running.abort();
+    assert!(kubelet::logs::is_read(&logs.live(0)));
+    let mark = logs.live(1).with_extension("held");
+    assert!(!mark.exists(), "nothing is written for a log that nobody holds");
 }

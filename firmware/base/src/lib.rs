@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+pub mod log_file;
 mod random;
 mod time;
 mod units;

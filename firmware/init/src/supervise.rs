@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::Clock;
+use base::{Clock, log_file};
 use keeper::Holder;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -330,28 +330,62 @@ impl smol::io::AsyncRead for ReadPipe {
 struct Log {
     path: PathBuf,
     file: Option<File>,
+    /// How much was logged before this file; a file of an older version does not say.
+    before: Option<u64>,
+    /// What this file has of the log, its first line aside.
     bytes: u64,
 }
 
 impl Log {
     fn open(name: &str) -> Log {
-        let path = Path::new(DATA).join("log").join(format!("{name}.log"));
-        let _absent = fs::create_dir_all(path.parent().unwrap_or(Path::new(DATA)));
-        let file = File::options().create(true).append(true).open(&path).ok();
-        let bytes = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |about| about.len());
-        Log { path, file, bytes }
+        let folder = Path::new(DATA).join("log");
+        let _absent = fs::create_dir_all(&folder);
+        Log::open_at(folder.join(format!("{name}.log")))
+    }
+
+    fn open_at(path: PathBuf) -> Log {
+        let (before, bytes) = measured(&path);
+        let is_new = before.is_none() && bytes == 0;
+        let mut log = Log { path, file: None, before, bytes };
+        if is_new {
+            let (before, bytes) = measured(&log.path.with_extension("log.1"));
+            log.begin(before.map_or(0, |before| before + bytes));
+        } else {
+            log.file = File::options().append(true).open(&log.path).ok();
+        }
+        log
+    }
+
+    /// Begins a file, after so much of the log.
+    fn begin(&mut self, before: u64) {
+        self.file = File::options().create(true).append(true).open(&self.path).ok();
+        if let Some(file) = &mut self.file {
+            let _full = file.write_all(log_file::first_line(before).as_bytes());
+        }
+        (self.before, self.bytes) = (Some(before), 0);
     }
 
     fn line(&mut self, line: &[u8]) {
         if self.bytes > LOG_BYTES_MAX {
             let _kept = fs::rename(&self.path, self.path.with_extension("log.1"));
-            self.file = File::options().create(true).append(true).open(&self.path).ok();
-            self.bytes = 0;
+            self.begin(self.before.map_or(0, |before| before + self.bytes));
         }
         if let Some(file) = &mut self.file {
             let _full = file.write_all(line).and_then(|()| file.write_all(b"\n"));
             self.bytes += line.len() as u64 + 1;
         }
+    }
+}
+
+/// What a file says of how much was logged before it, and how much it has itself.
+fn measured(path: &Path) -> (Option<u64>, u64) {
+    let Ok(file) = File::open(path) else { return (None, 0) };
+    let length = file.metadata().map_or(0, |about| about.len());
+    let mut begin = Vec::new();
+    let _unread = file.take(log_file::FIRST_LINE_BYTES_MAX as u64).read_to_end(&mut begin);
+    match log_file::bytes_before(&begin) {
+        Some((before, line)) => (Some(before), length - line as u64),
+        None => (None, length),
     }
 }
 
@@ -515,6 +549,43 @@ mod tests {
         check(0, 250, 500);
         check(5, 20_000, 30_000);
         check(5, 30_000, 30_000);
+    }
+
+    /// The first lines of a log's files, the older one first.
+    fn first_lines(path: &Path) -> Vec<String> {
+        let files = [path.with_extension("log.1"), path.to_owned()];
+        let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+        texts.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_log_says_how_much_was_before_each_of_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        let line = vec![b'x'; 1023];
+        let write = |lines: u64| {
+            let mut log = Log::open_at(path.clone());
+            (0..lines).for_each(|_| log.line(&line));
+        };
+        write(1);
+        write(LOG_BYTES_MAX / 1024);
+        assert_eq!(first_lines(&path), ["# 0 bytes were logged before this file"]);
+        write(1);
+        let second = format!("# {} bytes were logged before this file", LOG_BYTES_MAX + 1024);
+        assert_eq!(first_lines(&path), ["# 0 bytes were logged before this file", &second]);
+        // The power went between renaming the old file and beginning the new one.
+        fs::remove_file(&path).unwrap();
+        write(1);
+        assert_eq!(first_lines(&path)[1], second);
+    }
+
+    #[test]
+    fn a_log_of_an_older_version_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        fs::write(&path, "a\n").unwrap();
+        Log::open_at(path.clone()).line(b"b");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
     }
 
     #[test]

@@ -90,6 +90,15 @@ fn a_pod_that_came_and_went_while_nobody_collected_is_there(cluster: &Cluster) {
     cluster.wait("the log of a pod that is gone", LIMIT, |_| {
         cluster.skerry("logs --namespace default --pod brief --plain") == wanted
     });
+    // It is stored, so the node need not hold it for its five minutes.
+    let pods = cluster.data().join("log/pods");
+    let begun = Instant::now();
+    cluster.wait("the node lets go of a log that was read", LIMIT, |_| {
+        let mut names = std::fs::read_dir(&pods).expect("listed").flatten().map(|entry| entry.file_name());
+        !names.any(|name| name.to_string_lossy().starts_with("default_brief_"))
+    });
+    println!("a log that was read was let go of after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(120), "it was held as if nobody had read it");
     drop(collector);
 }
 

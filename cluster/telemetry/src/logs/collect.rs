@@ -5,13 +5,14 @@
 //!
 //! Invariants:
 //! * memory holds one batch, and a name for each log there is;
-//! * nothing is written to this node's disk.
+//! * nothing is written to this node's disk, but how far logs are read that the kubelet holds for it (`kubelet::logs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use base::{Clock, Timestamp, chain};
 use bytes::Bytes;
@@ -29,6 +30,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// A batch is sent when it has so many bytes.
 const BATCH_BYTES: usize = 512 << 10;
+/// Beside the log of a container that is gone lies a file `RUN.held`: the kubelet keeps the log until that says a number which is
+/// the log's length, for five minutes at most.
+const HELD: &str = "held";
+/// The run of a log of the node's own whose files say where they begin. No inode has this number.
+const OWN_RUN: &str = "0";
 /// The store has so long to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
@@ -89,6 +95,8 @@ struct Collector<'a> {
     kernel: Option<Kernel>,
     /// Where the next round begins, so that a log that never ends does not keep the others waiting.
     turn: usize,
+    /// Whether it was said that logs cannot be let go of.
+    cannot_let_go: bool,
 }
 
 impl<'a> Collector<'a> {
@@ -96,8 +104,16 @@ impl<'a> Collector<'a> {
         let path = format!("/apis/{}/v1/positions/{}", crate::GROUP, options.node);
         let known: Known = answer(&client, Method::GET, path, Bytes::new()).await?;
         let known = known.streams.into_iter().collect();
-        let mut collector =
-            Collector { options, client, clock, known, followers: BTreeMap::new(), kernel: None, turn: 0 };
+        let mut collector = Collector {
+            options,
+            client,
+            clock,
+            known,
+            followers: BTreeMap::new(),
+            kernel: None,
+            turn: 0,
+            cannot_let_go: false,
+        };
         collector.open_kernel();
         Ok(collector)
     }
@@ -161,17 +177,23 @@ impl<'a> Collector<'a> {
         Ok(batch)
     }
 
-    /// Reads on in the node's own files. Each file is a stream, named by its inode, so that renaming changes nothing.
+    /// Reads on in the node's own files. Those that say where in their log they begin are one stream. Others are a stream each,
+    /// named by its inode, so that renaming changes nothing.
     fn read_files(&mut self, batch: &mut Batch, bytes: &mut usize) -> Result<(), Trouble> {
         for (name, path) in &self.options.files {
-            let mut before = path.clone().into_os_string();
-            before.push(".1");
-            for path in [PathBuf::from(before), path.clone()] {
-                let failed = |source| Trouble::Read { path: path.clone(), source };
-                let Some(piece) = files::one(&path).map_err(failed)? else { continue };
-                let (node, container, run) = (self.options.node.clone(), name.clone(), piece.inode.to_string());
+            let failed = |source| Trouble::Read { path: path.clone(), source };
+            // It is being rotated: the next round will see.
+            let Some(found) = files::own(path).map_err(failed)? else { continue };
+            let (whole, apart): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| file.says_start);
+            let mut streams: Vec<(String, Vec<_>)> =
+                apart.into_iter().map(|file| (file.piece.inode.to_string(), vec![file.piece])).collect();
+            if !whole.is_empty() {
+                streams.push((OWN_RUN.to_owned(), whole.into_iter().map(|file| file.piece).collect()));
+            }
+            for (run, pieces) in streams {
+                let (node, container) = (self.options.node.clone(), name.clone());
                 let stream = Stream { node, container, run, ..Stream::default() };
-                let chunk = self.follower(stream).next(&[piece]).map_err(failed)?;
+                let chunk = self.follower(stream).next(&pieces).map_err(failed)?;
                 *bytes += chunk.as_ref().map_or(0, size);
                 batch.chunks.extend(chunk);
             }
@@ -196,12 +218,39 @@ impl<'a> Collector<'a> {
         };
         for (run, pieces) in runs {
             let stream = Stream { node: self.options.node.clone(), run, ..stream.clone() };
-            if let Some(chunk) = self.follower(stream).next(&pieces).map_err(failed)? {
-                *bytes += size(&chunk);
-                batch.chunks.push(chunk);
+            let mark = folder.join(format!("{}.{HELD}", stream.run));
+            let follower = self.follower(stream);
+            match follower.next(&pieces).map_err(failed)? {
+                Some(chunk) => {
+                    *bytes += size(&chunk);
+                    batch.chunks.push(chunk);
+                }
+                None => {
+                    let stored = follower.stored();
+                    self.let_go(&mark, stored);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Tells the kubelet that a log which it holds for us is stored up to here, where it has not been told so.
+    fn let_go(&mut self, mark: &Path, stored: u64) {
+        let stored = stored.to_string();
+        if fs::read_to_string(mark).is_ok_and(|told| told != stored)
+            && let Err(error) = File::options()
+                .write(true)
+                .truncate(true)
+                .open(mark)
+                .and_then(|mut file| file.write_all(stored.as_bytes()))
+            && !self.cannot_let_go
+        {
+            self.cannot_let_go = true;
+            tracing::warn!(
+                "logs of finished pods are held for five minutes, as what is read cannot be said in {}: {error}",
+                mark.display()
+            );
+        }
     }
 
     async fn send(&mut self, batch: Batch) -> Result<(), Trouble> {

@@ -1,6 +1,6 @@
 //! A container's log on the disk: which bytes of its stream each file holds.
 //!
-//! Start at [`read`]; [`pieces`] is the pure part. The kubelet renames a log that has grown (`0.log` becomes
+//! Start at [`read`], or at [`own`] for a log of the node's own; [`pieces`] is the pure part. The kubelet renames a log that has grown (`0.log` becomes
 //! `0.log.STAMP-START`) and removes the oldest; START is the place of the file's first byte in the stream.
 //!
 //! Invariants:
@@ -11,7 +11,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use base::log_file;
+
+use super::follow::ReadAt;
 
 /// A folder that changes more often while it is read is looked at the next time.
 const TRIES: usize = 3;
@@ -51,15 +55,62 @@ pub(crate) fn read(folder: &Path) -> io::Result<Option<Runs>> {
     Ok(None)
 }
 
-/// A log that is one file.
-pub(crate) fn one(path: &Path) -> io::Result<Option<Piece>> {
+/// A file of a log of the node's own.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// The file, from its beginning.
+    pub piece: Piece<After>,
+    /// Whether it says where in the log it begins.
+    pub says_start: bool,
+}
+
+/// A file without its first line.
+#[derive(Debug)]
+pub(crate) struct After {
+    file: File,
+    skip: u64,
+}
+
+impl ReadAt for After {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        ReadAt::read_at(&self.file, into, offset + self.skip)
+    }
+}
+
+/// Opens the files of a log of the node's own, the older first: `PATH.1` and `PATH`. `None` if they do not stand still.
+pub(crate) fn own(path: &Path) -> io::Result<Option<Vec<Own>>> {
+    let mut before = path.to_owned().into_os_string();
+    before.push(".1");
+    let paths = [PathBuf::from(before), path.to_owned()];
+    let inodes = || paths.each_ref().map(|path| fs::metadata(path).map(|about| about.ino()).ok());
+    for _ in 0..TRIES {
+        let there = inodes();
+        let opened = paths.each_ref().map(|path| one(path));
+        if inodes() != there {
+            continue;
+        }
+        let mut found = Vec::new();
+        for file in opened {
+            found.extend(file?);
+        }
+        return Ok(Some(found));
+    }
+    Ok(None)
+}
+
+fn one(path: &Path) -> io::Result<Option<Own>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let about = file.metadata()?;
-    Ok(Some(Piece { start: 0, bytes: about.len(), inode: about.ino(), file }))
+    let mut begin = [0; log_file::FIRST_LINE_BYTES_MAX];
+    let read = ReadAt::read_at(&file, &mut begin, 0)?;
+    let said = log_file::bytes_before(&begin[..read]);
+    let (start, skip) = said.map_or((0, 0), |(start, line)| (start, line as u64));
+    let piece = Piece { start, bytes: about.len() - skip, inode: about.ino(), file: After { file, skip } };
+    Ok(Some(Own { piece, says_start: said.is_some() }))
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

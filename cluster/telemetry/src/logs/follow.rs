@@ -64,6 +64,11 @@ impl Follower {
         !self.pieces.is_empty()
     }
 
+    /// Up to where the store has it, once it has answered to what [`Follower::next`] gave last.
+    pub(crate) fn stored(&self) -> u64 {
+        self.at.end
+    }
+
     /// What to send next, if anything.
     pub(crate) fn next<F: ReadAt>(&mut self, pieces: &[Piece<F>]) -> io::Result<Option<Chunk>> {
         let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(None) };
