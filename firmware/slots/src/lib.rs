@@ -1,8 +1,8 @@
 //! The A/B ledger as a value: which of two slots boots next, with how many tries, and why the last trial ended.
 //!
 //! Start at [`Ledger`]: [`Ledger::next`] says what boots, [`Ledger::apply`] makes every move. [`sector`] turns it into one
-//! disk sector that U-Boot reads and writes too, [`store`] keeps two of them on a device, and [`Contents`] is the first
-//! sector of a slot itself.
+//! disk sector that U-Boot reads and writes too, [`store`] keeps two of them on a device, [`choose`] is what a boot loader makes
+//! of it, and [`Contents`] is the first sector of a slot itself.
 //!
 //! Invariants:
 //! * the active slot is good: there is always something to return to;
@@ -16,11 +16,13 @@
 #[cfg(test)]
 extern crate std;
 
+mod choice;
 mod contents;
 mod ledger;
 pub mod sector;
 pub mod store;
 pub mod table;
 
+pub use choice::{Choice, choose};
 pub use contents::{Contents, Extent, NAMES as CONTENTS_NAMES};
 pub use ledger::{Cause, Ledger, Move, Name, Refused, Slot};

@@ -4,11 +4,11 @@
 //! programs on tokio, on smol and on neither share them.
 //!
 //! Invariants:
-//! * all unsafe code of the project is in this crate, each block with the sentence that makes it sound;
+//! * all unsafe code that asks the kernel is in this crate, each block with the sentence that makes it sound;
 //! * an error says what was being done to which thing ([`SysError`]).
 //!
 //! Not here: what to do with any of it.
-#![allow(unsafe_code)] // Here, and nowhere else.
+#![allow(unsafe_code)] // Here and in `efi`, and nowhere else.
 
 pub mod cgroup;
 pub mod clock;
