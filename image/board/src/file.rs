@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-use crate::{Board, Compression, Error, FirmwareFile, Qemu, Watchdog};
+use crate::{
+    Architecture, Board, Compression, Error, FirmwareFile, Loader as BootMethod, PackagedFile, Qemu, Watchdog, Wiring,
+};
 
 /// Firmware partitions hold at least U-Boot; slots an image; ext4 wants a journal.
 const FIRMWARE_MIB: RangeInclusive<u64> = 8..=512;
@@ -20,6 +22,7 @@ pub(crate) struct File {
     /// Only there to be inherited from.
     pub(crate) base: bool,
     summary: Option<String>,
+    architecture: Option<Architecture>,
     watchdog: Option<Watchdog>,
     kernel: Kernel,
     modules: Modules,
@@ -45,9 +48,17 @@ struct Modules {
     lazy: Vec<String>,
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Method {
+    UBoot,
+    Uefi,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Loader {
+    method: Option<Method>,
     disk: Option<String>,
     u_boot: Option<FirmwareFile>,
     firmware: Vec<FirmwareFile>,
@@ -66,6 +77,8 @@ struct Disk {
 #[serde(deny_unknown_fields, default)]
 struct QemuFile {
     machine: Option<String>,
+    wiring: Option<Wiring>,
+    firmware: Option<PackagedFile>,
     cpu: Option<String>,
     cpus: Option<u32>,
     memory_mib: Option<u32>,
@@ -95,6 +108,7 @@ impl File {
             inherits: below.inherits,
             base: self.base,
             summary: self.summary.or(below.summary),
+            architecture: self.architecture.or(below.architecture),
             watchdog: self.watchdog.or(below.watchdog),
             kernel: Kernel {
                 package: self.kernel.package.or(below.kernel.package),
@@ -108,6 +122,7 @@ impl File {
                 lazy: join(below.modules.lazy, self.modules.lazy),
             },
             loader: Loader {
+                method: self.loader.method.or(below.loader.method),
                 disk: self.loader.disk.or(below.loader.disk),
                 u_boot: self.loader.u_boot.or(below.loader.u_boot),
                 firmware,
@@ -121,6 +136,8 @@ impl File {
             qemu: match (self.qemu, below.qemu) {
                 (Some(above), Some(below)) => Some(QemuFile {
                     machine: above.machine.or(below.machine),
+                    wiring: above.wiring.or(below.wiring),
+                    firmware: above.firmware.or(below.firmware),
                     cpu: above.cpu.or(below.cpu),
                     cpus: above.cpus.or(below.cpus),
                     memory_mib: above.memory_mib.or(below.memory_mib),
@@ -134,8 +151,34 @@ impl File {
 
     pub(crate) fn whole(self, name: &str) -> Result<Board, Error> {
         let open = |field| Error::Open { name: name.to_owned(), field };
+        let kernel_package = self.kernel.package.ok_or_else(|| open("kernel.package"))?;
+        let wrong = |why: String| Error::Wrong { path: format!("{name}.toml"), line: 1, why };
+        let loader = match self.loader.method.ok_or_else(|| open("loader.method"))? {
+            Method::UBoot => BootMethod::UBoot {
+                disk: self.loader.disk.ok_or_else(|| open("loader.disk"))?,
+                binary: self.loader.u_boot.ok_or_else(|| open("loader.u_boot"))?,
+            },
+            Method::Uefi => {
+                let lacks = |what: &str| Err(wrong(format!("{what} where UEFI starts the kernel")));
+                if self.loader.disk.is_some() || self.loader.u_boot.is_some() {
+                    return lacks("loader.disk and loader.u_boot are left out");
+                }
+                if self.kernel.compression == Some(Compression::Gzip) {
+                    return lacks("kernel.compression is none");
+                }
+                if self.kernel.devicetree.is_some() {
+                    return lacks("kernel.devicetree is left out");
+                }
+                BootMethod::Uefi
+            }
+        };
         let qemu = self.qemu.map(|qemu| {
+            if loader == BootMethod::Uefi && qemu.firmware.is_none() {
+                return Err(open("qemu.firmware"));
+            }
             Ok(Qemu {
+                wiring: qemu.wiring.ok_or_else(|| open("qemu.wiring"))?,
+                firmware: qemu.firmware,
                 machine: qemu.machine.ok_or_else(|| open("qemu.machine"))?,
                 cpu: qemu.cpu.ok_or_else(|| open("qemu.cpu"))?,
                 cpus: qemu.cpus.ok_or_else(|| open("qemu.cpus"))?,
@@ -149,21 +192,20 @@ impl File {
             if range.contains(&value) {
                 return Ok(value);
             }
-            let why = format!("{field} is {value}, which is not between {} and {}", range.start(), range.end());
-            Err(Error::Wrong { path: format!("{name}.toml"), line: 1, why })
+            Err(wrong(format!("{field} is {value}, which is not between {} and {}", range.start(), range.end())))
         };
         Ok(Board {
             name: name.to_owned(),
             summary: self.summary.ok_or_else(|| open("summary"))?,
-            kernel_package: self.kernel.package.ok_or_else(|| open("kernel.package"))?,
+            architecture: self.architecture.ok_or_else(|| open("architecture"))?,
+            kernel_package,
             compression: self.kernel.compression.ok_or_else(|| open("kernel.compression"))?,
             command_line: self.kernel.command_line.ok_or_else(|| open("kernel.command_line"))?,
             devicetree: self.kernel.devicetree.unwrap_or_default(),
             initramfs_modules: self.modules.initramfs,
             boot_modules: self.modules.boot,
             lazy_modules: self.modules.lazy,
-            loader_disk: self.loader.disk.ok_or_else(|| open("loader.disk"))?,
-            loader: self.loader.u_boot.ok_or_else(|| open("loader.u_boot"))?,
+            loader,
             firmware: self.loader.firmware,
             config_txt: self.loader.config_txt.unwrap_or_default(),
             firmware_mib: mib("disk.firmware_mib", self.disk.firmware_mib, FIRMWARE_MIB)?,

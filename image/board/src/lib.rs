@@ -72,6 +72,40 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
+/// The kind of processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// 64-bit ARM.
+    Arm64,
+    /// 64-bit x86.
+    Amd64,
+}
+
+impl Architecture {
+    /// Debian's and Kubernetes' name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Arm64 => "arm64",
+            Architecture::Amd64 => "amd64",
+        }
+    }
+}
+
+/// How the machine's own firmware comes to the kernel of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// By U-Boot and a script of ours that it runs.
+    UBoot {
+        /// The disk as U-Boot calls it, such as `virtio 0` or `mmc 0`.
+        disk: String,
+        /// U-Boot's binary: package and file.
+        binary: FirmwareFile,
+    },
+    /// The firmware is UEFI, and starts a loader of ours.
+    Uefi,
+}
+
 /// How the kernel is packed in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,9 +138,33 @@ pub struct FirmwareFile {
     pub name: String,
 }
 
+/// A file of a package.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackagedFile {
+    /// The package's name in `packages.lock`.
+    pub package: String,
+    /// The file in it.
+    pub file: String,
+}
+
+/// How a machine that QEMU plays has its disk, its network card and its console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wiring {
+    /// All are added, as virtio devices; the console is the first serial port.
+    Virtio,
+    /// The machine brings them: an SD slot, a USB port for a network card, the console at its second serial port.
+    Onboard,
+}
+
 /// How QEMU plays this board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Qemu {
+    /// How its disk, network card and console are connected.
+    pub wiring: Wiring,
+    /// The firmware that it starts with, where the boot loader does not take that place.
+    pub firmware: Option<PackagedFile>,
     /// `-machine`.
     pub machine: String,
     /// `-cpu`.
@@ -128,11 +186,13 @@ pub struct Board {
     pub name: String,
     /// What it is, in a few words.
     pub summary: String,
+    /// Its processor.
+    pub architecture: Architecture,
     /// The Debian package with its kernel.
     pub kernel_package: String,
     /// How the kernel is packed.
     pub compression: Compression,
-    /// The kernel's command line, before what the boot script adds.
+    /// The kernel's command line, before what the boot loader adds.
     pub command_line: String,
     /// Its device tree, a file of the kernel's package; empty where the machine brings one.
     pub devicetree: String,
@@ -142,10 +202,8 @@ pub struct Board {
     pub boot_modules: Vec<String>,
     /// The modules loaded when something asks for them.
     pub lazy_modules: Vec<String>,
-    /// The disk as U-Boot calls it, such as `virtio 0` or `mmc 0`.
-    pub loader_disk: String,
-    /// The U-Boot binary: package and file.
-    pub loader: FirmwareFile,
+    /// How it is booted.
+    pub loader: Loader,
     /// What else goes on the firmware partition.
     pub firmware: Vec<FirmwareFile>,
     /// The text of `config.txt` on the firmware partition; empty for none.
@@ -160,6 +218,16 @@ pub struct Board {
     pub watchdog: Watchdog,
     /// How QEMU plays it, where it can.
     pub qemu: Option<Qemu>,
+}
+
+impl Board {
+    /// The U-Boot it is booted by, where it is.
+    pub fn u_boot(&self) -> Option<&FirmwareFile> {
+        match &self.loader {
+            Loader::UBoot { binary, .. } => Some(binary),
+            Loader::Uefi => None,
+        }
+    }
 }
 
 /// The names of the boards in `folder` that an image can be made for.
@@ -227,7 +295,7 @@ mod tests {
     fn a_missing_board_is_named_with_those_there_are() {
         let said = read(&ours(), "rpi9").unwrap_err().to_string();
         assert!(said.contains("there is no board rpi9"), "{said}");
-        for board in ["qemu-arm64", "rpi3", "rpi4"] {
+        for board in ["qemu-arm64", "qemu-x86_64", "rpi3", "rpi4"] {
             assert!(said.contains(board), "{board} is not in {said}");
         }
     }
@@ -269,6 +337,27 @@ mod tests {
     #[test]
     fn a_board_without_kernel_says_so() {
         check("summary = \"mine\"\n", "board mine does not say kernel.package");
+    }
+
+    #[test]
+    fn a_boot_method_nobody_knows_is_refused_with_its_line() {
+        check("inherits = \"qemu-arm64\"\n[loader]\nmethod = \"grub\"\n", "mine.toml:3: unknown variant `grub`");
+    }
+
+    #[test]
+    fn what_does_not_go_with_uefi_is_refused() {
+        let inherits = "inherits = \"qemu-x86_64\"\n";
+        check(&format!("{inherits}[kernel]\ncompression = \"gzip\"\n"), "kernel.compression is none where UEFI");
+        check(&format!("{inherits}[kernel]\ndevicetree = \"a.dtb\"\n"), "kernel.devicetree is left out where UEFI");
+        check(&format!("{inherits}[loader]\ndisk = \"virtio 0\"\n"), "loader.disk and loader.u_boot are left out");
+        check("inherits = \"qemu-arm64\"\n[loader]\nmethod = \"uefi\"\n", "loader.disk and loader.u_boot are left out");
+    }
+
+    #[test]
+    fn what_qemu_starts_with_is_said_where_uefi_boots() {
+        let base = "inherits = \"amd64\"\nsummary = \"mine\"\n[kernel]\ncommand_line = \"quiet\"\n";
+        let qemu = "[qemu]\nmachine = \"q35\"\nwiring = \"virtio\"\ncpu = \"max\"\ncpus = 1\nmemory_mib = 512\ndisk_mib = 99\n";
+        check(&format!("{base}{qemu}"), "board mine does not say qemu.firmware");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use board::{Board, Compression, Watchdog};
+use board::{Architecture, Board, Compression, FirmwareFile, Loader, Watchdog};
 use flate2::GzBuilder;
 use sha2::{Digest, Sha256};
 use slots::Ledger;
@@ -47,8 +47,8 @@ pub struct Image {
     pub initramfs: PathBuf,
     /// The device tree, where the board has one.
     pub devicetree: Option<PathBuf>,
-    /// The boot loader.
-    pub loader: PathBuf,
+    /// What QEMU starts the machine with: the boot loader, or the firmware that starts it. Had only where QEMU may play it.
+    pub loader: Option<PathBuf>,
     /// The checksum of everything that went in.
     pub inputs: String,
     /// Whether all was there already.
@@ -57,14 +57,24 @@ pub struct Image {
 
 /// The packages a board needs, by id.
 pub fn package_ids(board: &Board) -> BTreeSet<&str> {
-    let files = board.firmware.iter().chain([&board.loader]).map(|file| file.package.as_str());
+    let files = boot_files(board).map(|file| file.package.as_str());
     files.chain([board.kernel_package.as_str(), "ca-certificates"]).collect()
+}
+
+/// What other people's packages have for the firmware partition.
+fn boot_files(board: &Board) -> impl Iterator<Item = &FirmwareFile> {
+    board.firmware.iter().chain(board.u_boot())
 }
 
 /// Makes the image for a board; `images` is a folder of container images to put into the root, where there is one.
 pub fn build(tree: &Tree, board: &Board, binaries: &Binaries, images: Option<&Path>) -> Result<Image> {
     let ids: Vec<&str> = package_ids(board).into_iter().collect();
-    build_of(tree, board, binaries, images, &packages::fetch(tree, &ids)?)
+    let mut image = build_of(tree, board, binaries, images, &packages::fetch(tree, &ids)?)?;
+    if let Some(firmware) = board.qemu.as_ref().and_then(|qemu| qemu.firmware.as_ref()) {
+        let unpacked = packages::fetch(tree, &[&firmware.package])?;
+        image.loader = Some(unpacked[&firmware.package].1.join(&firmware.file));
+    }
+    Ok(image)
 }
 
 /// The same, of packages that were had elsewhere: see [`packages::given`].
@@ -99,11 +109,11 @@ pub fn build_of(
         fs::write(&paths.initramfs, initramfs(board, binaries, &modules, &facts)?).doing("write the initramfs")?;
         let again = plan(board, &artifacts(&paths, &devicetree)?)?;
         assert!(again == layout, "the initramfs' facts have a fixed length");
-        write_disk(board, &layout, &paths, packages, &devicetree)?;
+        write_disk(board, &layout, &paths, packages, binaries, &devicetree)?;
         fs::write(&paths.inputs, &inputs).doing("note what the image was made of")?;
     }
     let layout = plan(board, &artifacts(&paths, &devicetree(board, kernel)?)?)?;
-    let loader = packages[&board.loader.package].1.join(&board.loader.file);
+    let loader = board.u_boot().map(|u_boot| packages[&u_boot.package].1.join(&u_boot.file));
     let devicetree = (!board.devicetree.is_empty()).then(|| devicetree_path(board, kernel));
     Ok(Image {
         disk: paths.disk,
@@ -193,7 +203,7 @@ fn root(
         root.text(&format!("{folder}/{name}"), text.as_str());
     }
     if let Some(images) = images {
-        root.add_images(preload::read_folder(images)?)?;
+        root.add_images(preload::read_folder(images, board.architecture.name())?)?;
     }
     licences::add(tree, &mut root, packages)?;
     Ok(root)
@@ -310,8 +320,15 @@ fn devicetree_path(board: &Board, kernel: &(packages::Pin, PathBuf)) -> PathBuf 
     kernel.1.join("usr/lib").join(&kernel.0.name).join(&board.devicetree)
 }
 
-fn write_disk(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked, devicetree: &[u8]) -> Result<()> {
-    firmware(board, layout, paths, packages)?;
+fn write_disk(
+    board: &Board,
+    layout: &Layout,
+    paths: &Paths,
+    packages: &Unpacked,
+    binaries: &Binaries,
+    devicetree: &[u8],
+) -> Result<()> {
+    firmware(board, layout, paths, packages, binaries)?;
     data(board, paths)?;
     let _absent = fs::remove_file(&paths.disk);
     let mut disk = File::options().create(true).read(true).write(true).truncate(true).open(&paths.disk);
@@ -363,18 +380,16 @@ fn put(disk: &mut File, at: u64, from: &mut dyn Read) -> Result<()> {
     }
 }
 
-/// The firmware partition: boot loader, boot script, what the processor's own firmware wants.
-fn firmware(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked) -> Result<()> {
+/// The firmware partition: boot loader, what it is told, what the processor's own firmware wants.
+fn firmware(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked, binaries: &Binaries) -> Result<()> {
     let work = paths.firmware.with_extension("files");
     let _absent = fs::remove_dir_all(&work);
     folder(&work)?;
-    let source = work.join("boot.cmd");
-    fs::write(&source, boot_script(board, layout)).doing("write the boot script")?;
-    run(tool("mkimage")
-        .args(["-A", "arm64", "-T", "script", "-C", "none", "-n", "skerry", "-d"])
-        .arg(&source)
-        .arg(work.join("boot.scr")))?;
-    for file in board.firmware.iter().chain([&board.loader]) {
+    match &board.loader {
+        Loader::UBoot { disk, .. } => script_of(board, disk, layout, &work)?,
+        Loader::Uefi => loader_of(board, binaries, &work)?,
+    }
+    for file in boot_files(board) {
         let (pin, unpacked) = &packages[&file.package];
         // A kernel's device trees lie in a folder that is named after it.
         let inside = unpacked.join("usr/lib").join(&pin.name).join(&file.file);
@@ -390,15 +405,48 @@ fn firmware(board: &Board, layout: &Layout, paths: &Paths, packages: &Unpacked) 
     let blank = File::create(&paths.firmware).doing("make the firmware partition")?;
     blank.set_len(board.firmware_mib << 20).doing("make the firmware partition")?;
     run(tool("mkfs.fat").args(["--invariant", "-i", FAT_SERIAL, "-n", "SKERRY"]).arg(&paths.firmware))?;
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(&work).doing("list the firmware files")?.flatten().map(|entry| entry.path()).collect();
+    let names = dated(&work)?;
+    run(tool("mcopy").args(["-s", "-m", "-i"]).arg(&paths.firmware).args(&names).arg("::")).map(drop)
+}
+
+/// What U-Boot runs.
+fn script_of(board: &Board, disk: &str, layout: &Layout, into: &Path) -> Result<()> {
+    let source = into.join("boot.cmd");
+    fs::write(&source, boot_script(board, disk, layout)).doing("write the boot script")?;
+    run(tool("mkimage")
+        .args(["-A", "arm64", "-T", "script", "-C", "none", "-n", "skerry", "-d"])
+        .arg(&source)
+        .arg(into.join("boot.scr")))
+    .map(drop)
+}
+
+/// What UEFI starts where nobody told it of anything else, and what that tells the kernel.
+fn loader_of(board: &Board, binaries: &Binaries, into: &Path) -> Result<()> {
+    let name = match board.architecture {
+        Architecture::Arm64 => "BOOTAA64.EFI",
+        Architecture::Amd64 => "BOOTX64.EFI",
+    };
+    let loader = binaries.loader.as_ref().ok_or_else(|| wrong("the boot loader for UEFI was not built"))?;
+    let place = into.join("EFI/BOOT");
+    folder(&place)?;
+    fs::copy(loader, place.join(name)).doing(format_args!("copy {}", loader.display()))?;
+    fs::write(into.join("cmdline.txt"), format!("{}\n", board.command_line)).doing("write the kernel's command line")
+}
+
+/// What lies in a folder, each dated [`EPOCH`] with all that is in it.
+fn dated(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).doing(format_args!("list {}", folder.display()))?.flatten();
+    let mut names: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     names.sort();
     let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(EPOCH);
     for name in &names {
-        let file = File::options().write(true).open(name).doing(format_args!("open {}", name.display()))?;
-        file.set_modified(epoch).doing(format_args!("date {}", name.display()))?;
+        if name.is_dir() {
+            dated(name)?;
+        }
+        let opened = File::open(name).doing(format_args!("open {}", name.display()))?;
+        opened.set_modified(epoch).doing(format_args!("date {}", name.display()))?;
     }
-    run(tool("mcopy").arg("-m").arg("-i").arg(&paths.firmware).args(&names).arg("::")).map(drop)
+    Ok(names)
 }
 
 /// The data partition, empty; a board grows it to its disk. The reserve is for the cluster's store, which takes up to 8 MiB
@@ -420,7 +468,7 @@ fn checksum(board: &Board, root: &Root, modules: &Modules, binaries: &Binaries) 
     let mut sum = Sha256::new();
     // The tool itself is an input: what it does with the others is in it.
     let own = std::env::current_exe().doing("find this program")?;
-    for file in [&own, &binaries.init, &binaries.skerry] {
+    for file in [&own, &binaries.init, &binaries.skerry].into_iter().chain(&binaries.loader) {
         sum.update(sha256(file)?);
     }
     sum.update(format!("{board:?}{:?}", modules.initramfs));

@@ -74,8 +74,7 @@ fn head(board: &Board, about: &About, image: &mut Image) -> Result<Head> {
     let blank = Head {
         version: String::new(),
         board: board.name.clone(),
-        // The only one images are built for.
-        arch: "arm64".to_owned(),
+        arch: board.architecture.name().to_owned(),
         security_epoch: about.security_epoch,
         confirm_within_s: about.confirm_within_s,
         image_bytes: 0,

@@ -1,4 +1,4 @@
-//! The two binaries, static, for the boards' processor.
+//! The two binaries, static, for a board's processor; and our boot loader, where UEFI starts it.
 //!
 //! Start at [`build`]. The C compiler and linker come from PyPI's `ziglang`, in a virtual environment in `build/tools`; the
 //! Rust library for the target from rustup, or from its source where rustup's server cannot be reached.
@@ -7,18 +7,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use board::{Architecture, Board, Loader};
+
 use crate::error::{Doing, Result, wrong};
 use crate::host::folder;
 use crate::shell::{cargo, forget_outer_cargo, run, run_seen};
 use crate::{Tree, packages};
 
-/// What boards run.
-pub const TARGET: &str = "aarch64-unknown-linux-musl";
+/// What a board's processor runs: under Linux, and under UEFI.
+fn targets(architecture: Architecture) -> [&'static str; 2] {
+    match architecture {
+        Architecture::Arm64 => ["aarch64-unknown-linux-musl", "aarch64-unknown-uefi"],
+        Architecture::Amd64 => ["x86_64-unknown-linux-musl", "x86_64-unknown-uefi"],
+    }
+}
+
 /// In the folder of a library that we made: for which compiler. `rustup target add` wants that folder gone first.
 const MARKER: &str = "made-from-source";
 const TOOLS: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.0"];
 
-const RUSTFLAGS_OF_TARGET: &str = "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUSTFLAGS";
+const LOADER: &str = "skerry-loader.efi";
+/// No dates in the file: the same source gives the same bytes.
+const LOADER_FLAGS: &str = "-Clink-arg=/Brepro";
 
 /// Where the Rust library for the target is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +44,30 @@ pub struct Binaries {
     pub init: PathBuf,
     /// Everything else.
     pub skerry: PathBuf,
+    /// The boot loader, where the board is booted by ours.
+    pub loader: Option<PathBuf>,
 }
 
-/// The binaries of `folder`, where one is given; otherwise builds both as they are shipped. Cargo knows what is built already.
-pub fn build(tree: &Tree, folder: Option<&Path>) -> Result<Binaries> {
+/// The binaries of `folder`, where one is given; otherwise builds them as they are shipped. Cargo knows what is built already.
+pub fn build(tree: &Tree, board: &Board, folder: Option<&Path>) -> Result<Binaries> {
+    let has_loader = board.loader == Loader::Uefi;
     if let Some(folder) = folder {
         return Ok(Binaries {
             init: must_exist(folder.join("skerry-init"))?,
             skerry: must_exist(folder.join("skerry"))?,
+            loader: has_loader.then(|| must_exist(folder.join(LOADER))).transpose()?,
         });
     }
-    let library = rust_target(tree)?;
+    let [target, uefi] = targets(board.architecture);
+    let loader = has_loader.then(|| build_loader(tree, uefi)).transpose()?;
+    let library = rust_target(tree, target)?;
     let tools = tools(tree)?;
     let path = std::env::var("PATH").unwrap_or_default();
     let target_dir = tree.build.join("target");
     let mut zigbuild = Command::new(tools.join("cargo-zigbuild"));
     forget_outer_cargo(&mut zigbuild);
     zigbuild
-        .args(["zigbuild", "--locked", "--release", "--target", TARGET, "-p", "init", "-p", "skerry", "--bins"])
+        .args(["zigbuild", "--locked", "--release", "--target", target, "-p", "init", "-p", "skerry", "--bins"])
         .current_dir(&tree.top)
         .env("PATH", format!("{}:{path}", tools.display()))
         .env("CARGO_TARGET_DIR", &target_dir)
@@ -59,35 +75,55 @@ pub fn build(tree: &Tree, folder: Option<&Path>) -> Result<Binaries> {
         .env_remove("RUSTFLAGS");
     if library == Library::Made {
         // rustup's has the C library's start files beside it; here the linker brings its own.
-        zigbuild.env(RUSTFLAGS_OF_TARGET, "-Clink-self-contained=no");
+        zigbuild.env(rustflags_of(target), "-Clink-self-contained=no");
     }
     run_seen(&mut zigbuild)?;
-    let made = target_dir.join(TARGET).join("release");
-    Ok(Binaries { init: must_exist(made.join("skerry-init"))?, skerry: must_exist(made.join("skerry"))? })
+    let made = target_dir.join(target).join("release");
+    Ok(Binaries { init: must_exist(made.join("skerry-init"))?, skerry: must_exist(made.join("skerry"))?, loader })
+}
+
+/// The boot loader: no C in it, and linked by what comes with the compiler.
+fn build_loader(tree: &Tree, target: &str) -> Result<PathBuf> {
+    rust_target(tree, target)?;
+    let target_dir = tree.build.join("target");
+    run_seen(
+        cargo()
+            .args(["build", "--locked", "--release", "--target", target, "-p", "efi", "--bins"])
+            .current_dir(&tree.top)
+            .env("CARGO_TARGET_DIR", &target_dir)
+            .env(rustflags_of(target), LOADER_FLAGS)
+            .env_remove("RUSTFLAGS"),
+    )?;
+    must_exist(target_dir.join(target).join("release").join(LOADER))
+}
+
+/// The variable that holds the compiler's flags for a target.
+fn rustflags_of(target: &str) -> String {
+    format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"))
 }
 
 fn must_exist(file: PathBuf) -> Result<PathBuf> {
     if file.exists() { Ok(file) } else { Err(wrong(format_args!("there is no {}", file.display()))) }
 }
 
-/// Sees to it that rustc has its library for the target: from rustup, or made from its source where rustup cannot give it.
-fn rust_target(tree: &Tree) -> Result<Library> {
-    let library = PathBuf::from(run(rustc().args(["--print", "target-libdir", "--target", TARGET]))?.trim());
+/// Sees to it that rustc has its library for a target: from rustup, or made from its source where rustup cannot give it.
+fn rust_target(tree: &Tree, target: &str) -> Result<Library> {
+    let library = PathBuf::from(run(rustc().args(["--print", "target-libdir", "--target", target]))?.trim());
     let compiler = run(rustc().arg("-vV"))?;
     let marker = library.join(MARKER);
     if fs::read_to_string(&marker).is_ok_and(|made_for| made_for != compiler) {
         fs::remove_dir_all(&library).doing("remove the Rust library that was made for another compiler")?;
     }
-    if has_std(&library) {
+    if has_library(&library) {
         return Ok(if marker.exists() { Library::Made } else { Library::Rustups });
     }
-    eprintln!("adding the Rust library for {TARGET}");
-    let Err(refused) = run(Command::new("timeout").args(["180", "rustup", "target", "add", TARGET])) else {
+    eprintln!("adding the Rust library for {target}");
+    let Err(refused) = run(Command::new("timeout").args(["180", "rustup", "target", "add", target])) else {
         return Ok(Library::Rustups);
     };
     eprintln!("rustup cannot give it; making it from its source, which takes some minutes");
     let source = library_source(tree, &compiler).map_err(|error| wrong(format_args!("{refused}\n{error}")))?;
-    make_library(tree, &source, &compiler, &library)?;
+    make_library(tree, target, &source, &compiler, &library)?;
     fs::write(&marker, &compiler).doing(format_args!("write {}", marker.display()))?;
     Ok(Library::Made)
 }
@@ -109,15 +145,21 @@ fn library_source(tree: &Tree, compiler: &str) -> Result<PathBuf> {
     Ok(packages[&id].1.join(format!("usr/src/rustc-{release}/library")))
 }
 
-/// Builds the library as rustup's is built, and puts it where rustup would have.
-fn make_library(tree: &Tree, source: &Path, compiler: &str, library: &Path) -> Result<()> {
+/// Builds the library as rustup's is built, and puts it where rustup would have. Under UEFI our loader has no use for more than
+/// what needs no operating system.
+fn make_library(tree: &Tree, target: &str, source: &Path, compiler: &str, library: &Path) -> Result<()> {
+    let parts: &[&str] = if target.ends_with("-uefi") {
+        &["-p", "alloc", "--features", "compiler-builtins-mem"]
+    } else {
+        &["-p", "sysroot", "--features", "backtrace,panic-unwind"]
+    };
     let commit = said(compiler, "commit-hash: ")?;
     let target_dir = tree.build.join("rust-library");
     let remap = format!("--remap-path-prefix={}=/rustc/{commit}/library", source.display());
     run_seen(
         cargo()
-            .args(["build", "--locked", "--profile", "dist", "-p", "sysroot", "--features", "backtrace,panic-unwind"])
-            .args(["--target", TARGET])
+            .args(["build", "--locked", "--profile", "dist", "--target", target])
+            .args(parts)
             .current_dir(source)
             .env("CARGO_TARGET_DIR", &target_dir)
             .env("RUSTC_BOOTSTRAP", "1")
@@ -125,7 +167,7 @@ fn make_library(tree: &Tree, source: &Path, compiler: &str, library: &Path) -> R
             .env("RUSTFLAGS", format!("-Zforce-unstable-if-unmarked {remap}")),
     )?;
     folder(library)?;
-    let made = target_dir.join(TARGET).join("dist/deps");
+    let made = target_dir.join(target).join("dist/deps");
     for file in fs::read_dir(&made).doing(format_args!("list {}", made.display()))?.flatten() {
         if file.path().extension().is_some_and(|kind| kind == "rlib") {
             let into = library.join(file.file_name());
@@ -141,9 +183,9 @@ fn said<'a>(compiler: &'a str, name: &str) -> Result<&'a str> {
     found.ok_or_else(|| wrong(format_args!("rustc -vV says no {name}")))
 }
 
-fn has_std(library: &Path) -> bool {
+fn has_library(library: &Path) -> bool {
     let files = fs::read_dir(library).into_iter().flatten().flatten();
-    files.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+    files.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("liballoc-"))
 }
 
 fn tools(tree: &Tree) -> Result<PathBuf> {
@@ -172,6 +214,18 @@ mod tests {
         let pins = packages::read(&Tree::ours()).unwrap();
         let pinned = pins.iter().any(|pin| pin.id == format!("rust-src-{release}") && pin.version.starts_with(release));
         assert!(pinned || !release.starts_with(env!("CARGO_PKG_RUST_VERSION")), "rustc is {release}");
+    }
+
+    #[test]
+    fn the_compiler_knows_the_targets_of_every_board() {
+        let known = run(rustc().args(["--print", "target-list"])).unwrap();
+        for name in board::names(&Tree::ours().boards()) {
+            let board = board::read(&Tree::ours().boards(), &name).unwrap();
+            for target in targets(board.architecture) {
+                assert!(known.lines().any(|line| line == target), "{name}: {target}");
+            }
+        }
+        assert_eq!(rustflags_of("x86_64-unknown-uefi"), "CARGO_TARGET_X86_64_UNKNOWN_UEFI_RUSTFLAGS");
     }
 
     #[test]

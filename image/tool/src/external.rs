@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use board::Board;
+use board::{Architecture, Board};
 
 use crate::Tree;
 use crate::error::{Doing, Result, wrong};
@@ -46,9 +46,9 @@ pub fn files(tree: &Tree) -> Result<Vec<Written>> {
 /// Boards that other build systems do not build yet: nobody has the checksum of their kernel's source.
 const WITHOUT_CHECKSUM: [&str; 1] = ["rpi5"];
 
-/// Whether other build systems can build a board: 64-bit ARM, and the kernel's source is known.
+/// Whether other build systems can build a board: 64-bit ARM with U-Boot, and the kernel's source is known.
 fn is_told(board: &Board) -> bool {
-    let is_arm = u_boot_config(board).is_some_and(|config| config.ends_with("arm64"));
+    let is_arm = board.architecture == Architecture::Arm64 && u_boot_config(board).is_some();
     is_arm && !WITHOUT_CHECKSUM.contains(&board.name.as_str())
 }
 
@@ -73,7 +73,10 @@ fn machine(board: &Board) -> String {
     let name = format!("#@TYPE: Machine\n#@NAME: skerry-{}\n#@DESCRIPTION: Skerry on {}\n", board.name, board.summary);
     let lines = [
         ("SKERRY_BOARD", board.name.clone()),
-        ("SKERRY_LOADER", format!("{}/{}", board.loader.package, board.loader.file)),
+        (
+            "SKERRY_LOADER",
+            board.u_boot().map(|u_boot| format!("{}/{}", u_boot.package, u_boot.file)).unwrap_or_default(),
+        ),
         ("SKERRY_FIRMWARE", firmware.to_owned()),
         (
             "KERNEL_DEVICETREE",
@@ -115,7 +118,7 @@ fn underscored(board: &Board) -> String {
 
 /// U-Boot's own configuration for a board names the folder that Debian keeps it in.
 fn u_boot_config(board: &Board) -> Option<&str> {
-    let file = board.loader.file.strip_prefix("usr/lib/u-boot/")?;
+    let file = board.u_boot()?.file.strip_prefix("usr/lib/u-boot/")?;
     file.split_once('/').map(|(config, _)| config)
 }
 
@@ -161,11 +164,12 @@ fn defconfig(board: &Board, pins: &[Pin]) -> Result<String> {
     add("PACKAGE_SKERRY", "y");
     lines.push("# BR2_TARGET_ROOTFS_TAR is not set".to_owned());
     let mut add = |name: &str, value: &str| lines.push(format!("BR2_{name}={value}"));
-    let config = u_boot_config(board).ok_or_else(|| wrong(format_args!("board {} has no U-Boot", board.name)))?;
+    let none = || wrong(format_args!("board {} has no U-Boot", board.name));
+    let (u_boot, config) = board.u_boot().zip(u_boot_config(board)).ok_or_else(none)?;
     add("TARGET_UBOOT", "y");
     add("TARGET_UBOOT_BUILD_SYSTEM_KCONFIG", "y");
     add("TARGET_UBOOT_CUSTOM_VERSION", "y");
-    add("TARGET_UBOOT_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &board.loader.package)?));
+    add("TARGET_UBOOT_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &u_boot.package)?));
     add("TARGET_UBOOT_BOARD_DEFCONFIG", &format!("\"{config}\""));
     add("TARGET_UBOOT_NEEDS_OPENSSL", "y");
     add("TARGET_UBOOT_NEEDS_GNUTLS", "y");
@@ -216,13 +220,14 @@ mod tests {
         let pins = packages::read(&tree).unwrap();
         for name in board::names(&tree.boards()) {
             let board = board::read(&tree.boards(), &name).unwrap();
-            if !is_told(&board) {
-                assert!(WITHOUT_CHECKSUM.contains(&&*name), "{name} is told to nobody");
+            let Some(u_boot) = board.u_boot().filter(|_| is_told(&board)) else {
+                let is_known = WITHOUT_CHECKSUM.contains(&&*name) || board.architecture != Architecture::Arm64;
+                assert!(is_known, "{name} is told to nobody");
                 continue;
-            }
+            };
             for (hashes, file) in [
                 ("linux/linux.hash", format!("  linux-{}.tar.xz\n", upstream(&pins, &board.kernel_package).unwrap())),
-                ("uboot/uboot.hash", format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &board.loader.package).unwrap())),
+                ("uboot/uboot.hash", format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &u_boot.package).unwrap())),
             ] {
                 let text = std::fs::read_to_string(tree.top.join("image/buildroot/patches").join(hashes)).unwrap();
                 assert!(text.contains(&file), "{name}: {hashes} lacks{file}");

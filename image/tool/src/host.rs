@@ -1,11 +1,13 @@
 //! What a machine needs to build and boot images, and how it gets it.
 //!
-//! Start at [`prepare`]. As root, or by sudo without a password, missing Debian packages are installed; otherwise the one line
-//! that does it is the error.
+//! Start at [`prepare`]; [`prepare_to_play`] adds what only some boards need. As root, or by sudo without a password, missing
+//! Debian packages are installed; otherwise the one line that does it is the error.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use board::{Architecture, Board};
 
 use crate::error::{Doing, Result, wrong};
 use crate::shell::{find, run};
@@ -30,10 +32,27 @@ const NEEDED: &[(&str, &str)] = &[
     ("kubectl", "kubernetes-client"),
 ];
 
+/// The QEMU that plays a processor, and the package it comes from.
+pub fn qemu(architecture: Architecture) -> (&'static str, &'static str) {
+    match architecture {
+        Architecture::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
+        Architecture::Amd64 => ("qemu-system-x86_64", "qemu-system-x86"),
+    }
+}
+
 /// Sees to it that every program needed is there.
 pub fn prepare(tree: &Tree) -> Result<()> {
+    provide(tree, NEEDED)
+}
+
+/// The same, and what plays `board`: most machines never need QEMU for the rarer processors.
+pub fn prepare_to_play(tree: &Tree, board: &Board) -> Result<()> {
+    provide(tree, &[NEEDED, &[qemu(board.architecture)]].concat())
+}
+
+fn provide(tree: &Tree, needed: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+        needed.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     if !has_venv() && !missing.contains(&"python3-venv") {
         missing.push("python3-venv");
     }
@@ -51,7 +70,7 @@ pub fn prepare(tree: &Tree) -> Result<()> {
     eprintln!("installing {}", missing.join(", "));
     install(tree, &root, &missing)?;
     let still: Vec<&str> =
-        NEEDED.iter().map(|(program, _)| *program).filter(|program| find(program).is_none()).collect();
+        needed.iter().map(|(program, _)| *program).filter(|program| find(program).is_none()).collect();
     if still.is_empty() {
         Ok(())
     } else {

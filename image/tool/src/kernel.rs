@@ -1,7 +1,8 @@
 //! Whether a kernel has what Skerry needs of it.
 //!
-//! Start at [`check`]. What is needed stands in `image/kernel.config` and, for 64-bit ARM, `image/kernel-arm64.config`: fragments
-//! that Buildroot and Yocto add to the kernels they build, so that all kernels are held to one list.
+//! Start at [`check`]. What is needed stands in `image/kernel.config` and, for each architecture, in a list of its
+//! own such as `image/kernel-arm64.config`: fragments that Buildroot and Yocto add to the kernels they build, so that
+//! all kernels are held to one list.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +13,9 @@ use crate::error::{Doing, Result, wrong};
 
 /// What every kernel needs.
 const EVERY: &str = "image/kernel.config";
-/// What one for our ARM boards needs beside it.
-const ARM64: &str = "image/kernel-arm64.config";
+/// What one for an architecture needs beside it: what says that it is one, and the list.
+const ARCHITECTURES: [(&str, &str); 2] =
+    [("CONFIG_ARM64", "image/kernel-arm64.config"), ("CONFIG_X86_64", "image/kernel-amd64.config")];
 
 /// What newer kernels have under another name: 6.16 moved the processors' own hashing into its library, which is built in.
 const SUCCESSORS: &[(&str, &str)] = &[("CONFIG_CRYPTO_SHA2_ARM64_CE", "CONFIG_CRYPTO_LIB_SHA256_ARCH")];
@@ -23,8 +25,8 @@ pub fn check(tree: &Tree, config: &Path) -> Result<()> {
     let text =
         fs::read_to_string(config).doing(format_args!("read the kernel's configuration {}", config.display()))?;
     let has = options(&text);
-    let lists = if has.contains_key("CONFIG_ARM64") { [EVERY, ARM64].as_slice() } else { &[EVERY] };
-    for list in lists {
+    let own = ARCHITECTURES.iter().filter(|(mark, _)| has.contains_key(mark)).map(|(_, list)| *list);
+    for list in [EVERY].into_iter().chain(own) {
         let wanted = fs::read_to_string(tree.top.join(list)).doing(format_args!("read {list}"))?;
         let lacking = lacking(&options(&wanted), &has);
         if !lacking.is_empty() {

@@ -39,7 +39,7 @@ enum Verb {
         /// Begin with an empty data partition
         #[arg(long)]
         fresh: bool,
-        /// Boot the kernel directly, without U-Boot: some seconds faster
+        /// Boot the kernel directly, without a boot loader: some seconds faster
         #[arg(long)]
         direct: bool,
         /// A folder with `skerry` and `skerry-init` for the board, instead of building them
@@ -151,10 +151,10 @@ impl Build {
     fn image(&self, tree: &Tree, board: &Board) -> Result<Image> {
         let Some(folder) = &self.from else {
             host::prepare(tree)?;
-            let binaries = cross::build(tree, self.binaries.as_deref())?;
+            let binaries = cross::build(tree, board, self.binaries.as_deref())?;
             return build::build(tree, board, &binaries, self.preload.as_deref());
         };
-        let binaries = cross::build(tree, self.binaries.as_deref())?;
+        let binaries = cross::build(tree, board, self.binaries.as_deref())?;
         let ids: Vec<&str> = build::package_ids(board).into_iter().collect();
         let packages = packages::given(folder, &ids, &self.from_name)?;
         build::build_of(tree, board, &binaries, self.preload.as_deref(), &packages)
@@ -292,7 +292,7 @@ fn flash_one(tree: &Tree, wanted: &Flash) -> Result<()> {
         (None, board) => {
             let board = board::read(&tree.boards(), board.as_deref().unwrap_or_default())?;
             host::prepare(tree)?;
-            let binaries = cross::build(tree, wanted.binaries.as_deref())?;
+            let binaries = cross::build(tree, &board, wanted.binaries.as_deref())?;
             build::build(tree, &board, &binaries, wanted.preload.as_deref())?.disk
         }
     };
@@ -360,7 +360,7 @@ fn bundle_one(
 ) -> Result<()> {
     let board = board::read(&tree.boards(), board)?;
     host::prepare(tree)?;
-    let binaries = cross::build(tree, binaries.as_deref())?;
+    let binaries = cross::build(tree, &board, binaries.as_deref())?;
     let image = build::build(tree, &board, &binaries, preload.as_deref())?;
     let digest = bundle::make(&board, &image.layout, &image.disk, about, key, out)?;
     println!("{} ({digest})", out.display());

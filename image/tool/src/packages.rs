@@ -1,11 +1,11 @@
 //! The Debian packages an image is made of: pinned by name, version and checksum, fetched by an apt of our own.
 //!
-//! Start at [`fetch`]; [`update`] renews the pins. The apt lives in `build/apt` with its own sources, lists and status, so
-//! the machine's are neither read nor changed.
+//! Start at [`fetch`]; [`update`] renews the pins. The apt lives in `build/apt` with its own sources, lists and
+//! status (one for each architecture), so the machine's are neither read nor changed.
 //!
 //! Invariant: a package whose checksum is not the pinned one is never unpacked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,8 @@ use crate::shell::{run, tool};
 const LOCK: &str = "image/packages.lock";
 const MIRROR: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
+/// The architecture of what is not said to be for another.
+const USUAL: &str = "arm64";
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What the private apt reads: suite, and its components.
 const SUITES: &[(&str, &str)] = &[
@@ -42,6 +44,9 @@ pub struct Pin {
     pub version: String,
     /// The suite that `--update` looks in.
     pub suite: String,
+    /// The architecture it is for, where that is not the usual one or all; empty otherwise.
+    #[serde(default)]
+    pub architecture: String,
     /// The package whose newest need this is, where it is renewed by that; empty otherwise.
     #[serde(default)]
     pub follows: String,
@@ -168,15 +173,14 @@ fn download(tree: &Tree, pin: &Pin) -> Result<PathBuf> {
     let folder_of_debs = tree.build.join("debs/partial");
     let _absent = fs::remove_dir_all(&folder_of_debs);
     folder(&folder_of_debs)?;
-    refresh(tree)?;
+    let apt = Apt::of(tree, pin);
+    apt.refresh()?;
     let wanted = format!("{}={}", pin.name, pin.version);
-    run(private_apt(tree, "apt-get")?.current_dir(&folder_of_debs).args(["-q", "download", &wanted])).map_err(
-        |error| {
-            wrong(format_args!(
-                "Debian no longer has {wanted}: `cargo run -p image -- lock --update` renews {LOCK} ({error})"
-            ))
-        },
-    )?;
+    run(apt.command("apt-get")?.current_dir(&folder_of_debs).args(["-q", "download", &wanted])).map_err(|error| {
+        wrong(format_args!(
+            "Debian no longer has {wanted}: `cargo run -p image -- lock --update` renews {LOCK} ({error})"
+        ))
+    })?;
     let mut files = fs::read_dir(&folder_of_debs).doing("list what was fetched")?.flatten();
     let file = files.next().ok_or_else(|| wrong(format_args!("apt fetched no file for {wanted}")))?.path();
     let found = sha256(&file)?;
@@ -200,12 +204,15 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Renews every pin to what its suite holds now; gives back the lines of what changed.
 pub fn update(tree: &Tree) -> Result<Vec<String>> {
-    let _stale = fs::remove_file(tree.build.join("apt/fresh"));
-    refresh(tree)?;
     let (mut text, mut changed) = (HEADER.to_owned(), Vec::new());
     let pins = read(tree)?;
+    let apts: BTreeSet<Apt> = pins.iter().map(|pin| Apt::of(tree, pin)).collect();
+    for apt in &apts {
+        let _stale = fs::remove_file(apt.folder.join(FRESH));
+        apt.refresh()?;
+    }
     for old in &pins {
-        let new = newest(tree, &pins, old)?;
+        let new = newest(&Apt::of(tree, old), &pins, old)?;
         if new != *old {
             changed.push(format!("{}: {} {} -> {} {}", old.id, old.name, old.version, new.name, new.version));
         }
@@ -218,14 +225,15 @@ pub fn update(tree: &Tree) -> Result<Vec<String>> {
 const HEADER: &str = "\
 # The Debian packages that images are made of. `cargo run -p image -- lock --update` renews this file.
 #
-# `id` is what boards call a package; `follows` is the package whose need says which one is newest; `part_of` is the package
-# it is unpacked with; `only` is what its version must begin with.
+# `id` is what boards call a package; `architecture` is said where it is neither for arm64 nor for all; `follows` is the package
+# whose need says which one is newest; `part_of` is the package it is unpacked with; `only` is what its version must begin with.
 ";
 
 fn line(pin: &Pin) -> String {
     let unless_empty =
         |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name} = \"{value}\"\n") };
-    let rare = unless_empty("follows", &pin.follows)
+    let rare = unless_empty("architecture", &pin.architecture)
+        + &unless_empty("follows", &pin.follows)
         + &unless_empty("part_of", &pin.part_of)
         + &unless_empty("only", &pin.only);
     format!(
@@ -234,17 +242,17 @@ fn line(pin: &Pin) -> String {
     )
 }
 
-fn newest(tree: &Tree, pins: &[Pin], old: &Pin) -> Result<Pin> {
+fn newest(apt: &Apt, pins: &[Pin], old: &Pin) -> Result<Pin> {
     let whole = pins.iter().find(|pin| pin.id == old.part_of);
     let name = match whole {
-        Some(whole) => name_of_part(&old.name, &followed(tree, whole)?),
+        Some(whole) => name_of_part(&old.name, &followed(apt, whole)?),
         None if old.follows.is_empty() => old.name.clone(),
-        None => followed(tree, old)?,
+        None => followed(apt, old)?,
     };
     let about = if old.only.is_empty() {
-        show(tree, &format!("{name}/{}", old.suite))?
+        apt.show(&format!("{name}/{}", old.suite))?
     } else {
-        let all = run(private_apt(tree, "apt-cache")?.args(["show", &name]))?;
+        let all = run(apt.command("apt-cache")?.args(["show", &name]))?;
         let found = about_version(&all, &old.only).map(str::to_owned);
         found.ok_or_else(|| wrong(format_args!("Debian has no {name} of a version that begins with {}", old.only)))?
     };
@@ -267,25 +275,70 @@ fn name_of_part(old: &str, kernel: &str) -> String {
     format!("{}{}", &old[..at_digit(old)], &kernel[at_digit(kernel)..])
 }
 
-fn followed(tree: &Tree, old: &Pin) -> Result<String> {
-    let about = show(tree, &format!("{}/{}", old.follows, old.suite))?;
+fn followed(apt: &Apt, old: &Pin) -> Result<String> {
+    let about = apt.show(&format!("{}/{}", old.follows, old.suite))?;
     let needs = about.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
     let first = needs.split([',', ' ']).find(|word| word.starts_with("linux-image-"));
     first.map(str::to_owned).ok_or_else(|| wrong(format_args!("{} in {} needs no kernel", old.follows, old.suite)))
 }
 
-fn show(tree: &Tree, what: &str) -> Result<String> {
-    run(private_apt(tree, "apt-cache")?.args(["show", "--no-all-versions", what]))
+/// In an apt's folder: for which sources its lists are fresh.
+const FRESH: &str = "fresh";
+
+/// An apt that knows nothing of this machine, for one architecture.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Apt {
+    architecture: String,
+    folder: PathBuf,
 }
 
-/// Reads the suites' lists anew, where that was not done since they were last renewed.
-fn refresh(tree: &Tree) -> Result<()> {
-    let fresh = tree.build.join("apt/fresh");
-    if fs::read_to_string(&fresh).is_ok_and(|read| read == sources()) {
-        return Ok(());
+impl Apt {
+    /// The one that a package is fetched by.
+    fn of(tree: &Tree, pin: &Pin) -> Apt {
+        let usual = pin.architecture.is_empty();
+        let architecture = if usual { USUAL.to_owned() } else { pin.architecture.clone() };
+        let folder = if usual { "apt".to_owned() } else { format!("apt-{architecture}") };
+        Apt { architecture, folder: tree.build.join(folder) }
     }
-    run(private_apt(tree, "apt-get")?.args(["-q", "update"]))?;
-    fs::write(&fresh, sources()).doing("note that the lists are fresh")
+
+    fn show(&self, what: &str) -> Result<String> {
+        run(self.command("apt-cache")?.args(["show", "--no-all-versions", what]))
+    }
+
+    /// Reads the suites' lists anew, where that was not done since they were last renewed.
+    fn refresh(&self) -> Result<()> {
+        let fresh = self.folder.join(FRESH);
+        if fs::read_to_string(&fresh).is_ok_and(|read| read == sources()) {
+            return Ok(());
+        }
+        run(self.command("apt-get")?.args(["-q", "update"]))?;
+        fs::write(&fresh, sources()).doing("note that the lists are fresh")
+    }
+
+    fn command(&self, program: &str) -> Result<Command> {
+        let apt = &self.folder;
+        for part in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d"] {
+            folder(&apt.join(part))?;
+        }
+        fs::write(apt.join("state/status"), "").doing("write an empty package status")?;
+        fs::write(apt.join("sources.list"), sources()).doing("write the private sources")?;
+        let at = |part: &str| apt.join(part).display().to_string();
+        let options = [
+            format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures::={}", self.architecture),
+            "Acquire::Languages=none".to_owned(),
+            format!("Dir::Etc={}", at("etc")),
+            format!("Dir::Etc::sourcelist={}", at("sources.list")),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            format!("Dir::State={}", at("state")),
+            format!("Dir::State::status={}", at("state/status")),
+            format!("Dir::Cache={}", at("cache")),
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        let mut command = tool(program);
+        command.args(options.iter().flat_map(|option| ["-o", option]));
+        Ok(command)
+    }
 }
 
 /// What the private apt reads.
@@ -293,41 +346,6 @@ fn sources() -> String {
     let suites = SUITES.iter().map(|(suite, parts)| (MIRROR, *suite, *parts));
     let all = suites.chain([(SECURITY, "bookworm-security", "main")]);
     all.map(|(mirror, suite, parts)| format!("deb [signed-by={KEYS}] {mirror} {suite} {parts}\n")).collect()
-}
-
-/// An apt command that knows nothing of this machine.
-fn private_apt(tree: &Tree, program: &str) -> Result<Command> {
-    let apt = tree.build.join("apt");
-    for part in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d"] {
-        folder(&apt.join(part))?;
-    }
-    fs::write(apt.join("state/status"), "").doing("write an empty package status")?;
-    fs::write(apt.join("sources.list"), sources()).doing("write the private sources")?;
-    let mut command = tool(program);
-    let at = |part: &str| apt.join(part).display().to_string();
-    command.args([
-        "-o",
-        "APT::Architecture=arm64",
-        "-o",
-        "APT::Architectures::=arm64",
-        "-o",
-        "Acquire::Languages=none",
-    ]);
-    command.args([
-        "-o",
-        &format!("Dir::Etc={}", at("etc")),
-        "-o",
-        &format!("Dir::Etc::sourcelist={}", at("sources.list")),
-    ]);
-    command.args(["-o", "Dir::Etc::sourceparts=-", "-o", &format!("Dir::State={}", at("state"))]);
-    command.args([
-        "-o",
-        &format!("Dir::State::status={}", at("state/status")),
-        "-o",
-        &format!("Dir::Cache={}", at("cache")),
-    ]);
-    command.args(["-o", "APT::Sandbox::User=root"]);
-    Ok(command)
 }
 
 /// The options by which the machine's own apt sees Debian 12 with backports for one installation, its sources unchanged.

@@ -31,8 +31,6 @@ const ATTRIBUTE: &str = "SCHILY.xattr.";
 const OPAQUE: &str = "SCHILY.xattr.trusted.overlay.opaque";
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// What every board runs.
-pub const ARCHITECTURE: &str = "arm64";
 /// Indexes of indexes, of at most this depth.
 const INDEXES_MAX: usize = 4;
 /// A step of a recipe holds at most so many bytes: readers hold them in memory.
@@ -70,14 +68,14 @@ struct Manifest {
     layers: Vec<Descriptor>,
 }
 
-/// Reads every archive (`*.tar`) in a folder, of images for boards.
-pub fn read_folder(folder: &Path) -> Result<Images> {
+/// Reads every archive (`*.tar`) in a folder, of images for boards of an architecture.
+pub fn read_folder(folder: &Path, architecture: &str) -> Result<Images> {
     let entries = std::fs::read_dir(folder).doing(format_args!("list {}", folder.display()))?.flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.sort();
     let mut all = Images::default();
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "tar")) {
-        let images = read(file, ARCHITECTURE)?;
+        let images = read(file, architecture)?;
         all.records.extend(images.records);
         all.layers.extend(images.layers);
         all.documents.extend(images.documents);
@@ -351,6 +349,8 @@ fn append_whiteout<W: Write>(into: &mut tar::Builder<W>, path: &Path) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ARCHITECTURE: &str = "arm64";
 
     fn layer() -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());

@@ -8,12 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use board::Board;
+use board::{Board, Loader, Wiring};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::build::Image;
 use crate::error::{Doing, Result, wrong};
+use crate::host;
 use crate::shell::{run, tool};
 
 /// An orderly end takes so long at most; after that it is a power cut.
@@ -25,7 +26,7 @@ const ORDERS_PORT: &str = "skerry.orders";
 /// How a machine is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// By U-Boot, from the disk alone, as a board does.
+    /// By its boot loader, from the disk alone, as a board does.
     Loader,
     /// The kernel of the slot directly: a few seconds faster.
     Direct,
@@ -94,14 +95,14 @@ pub struct Lan {
     pub station: u8,
 }
 
-/// The words after `qemu-system-aarch64`.
+/// The command line, its first word the program.
 pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, way: Way) -> Result<Vec<String>> {
     let qemu = board.qemu.as_ref().ok_or_else(|| wrong(format_args!("QEMU does not play the board {}", board.name)))?;
-    let mut words: Vec<String> = Vec::new();
+    let mut words = vec![host::qemu(board.architecture).0.to_owned()];
     let mut add = |line: &str| words.extend(line.split(' ').map(str::to_owned));
     add(&format!("-machine {} -cpu {} -smp {} -m {}", qemu.machine, qemu.cpu, qemu.cpus, qemu.memory_mib));
     add("-accel tcg,thread=multi -display none -monitor none");
-    if qemu.machine == "virt" {
+    if qemu.wiring == Wiring::Virtio {
         add(&format!("-nodefaults -serial file:{}", files.console.display()));
         add(&disk(&files.disk, wires));
         add("-device virtio-blk-pci,drive=disk");
@@ -116,16 +117,23 @@ pub fn command_line(board: &Board, image: &Image, files: &Files, wires: &Wires, 
         add(&format!("-chardev socket,id=orders,path={},server=on,wait=off", files.orders.display()));
         add(&format!("-device virtserialport,chardev=orders,name={ORDERS_PORT}"));
     } else {
-        // The Raspberry Pi's console is its second serial port.
+        // The console is the second serial port.
         add(&format!("-serial null -serial file:{}", files.console.display()));
         add(&format!("-drive file={},if=sd,format=raw", files.disk.display()));
         add(&format!("{} -device usb-net,netdev=net", wires.first_card()));
     }
     words.extend(qemu.devices.iter().cloned());
     match way {
-        Way::Loader if qemu.machine == "virt" => words.extend(["-bios".to_owned(), image.loader.display().to_string()]),
         Way::Loader => {
-            words.extend(["-kernel".to_owned(), image.loader.display().to_string()]);
+            let loader = image.loader.as_ref().ok_or_else(|| wrong("the image was made without what QEMU starts"))?;
+            let loader = loader.display();
+            words.extend(match (&board.loader, qemu.wiring) {
+                // Flash that forgets: a firmware without any keeps what it remembers on our first partition.
+                (Loader::Uefi, _) => ["-drive".to_owned(), format!("if=pflash,format=raw,snapshot=on,file={loader}")],
+                (Loader::UBoot { .. }, Wiring::Virtio) => ["-bios".to_owned(), loader.to_string()],
+                // A board's own firmware starts U-Boot as a kernel, and QEMU has none of that.
+                (Loader::UBoot { .. }, Wiring::Onboard) => ["-kernel".to_owned(), loader.to_string()],
+            });
             // Where the Pi's own firmware hands U-Boot the device tree: without one it says nothing at all.
             words.extend(devicetree(image));
         }
@@ -177,10 +185,11 @@ impl Machine {
 
     /// Starts one; it outlives this program.
     pub fn start(files: &Files, words: &[String]) -> Result<Machine> {
+        let (program, words) = words.split_first().ok_or_else(|| wrong("no command line for a machine"))?;
         for file in [&files.kubeconfig, &files.console, &files.pid, &files.orders] {
             let _absent = fs::remove_file(file);
         }
-        run(tool("qemu-system-aarch64").args(words).arg("-daemonize").arg("-pidfile").arg(&files.pid))?;
+        run(tool(program).args(words).arg("-daemonize").arg("-pidfile").arg(&files.pid))?;
         Machine::running(files).ok_or_else(|| wrong("QEMU ended at once"))
     }
 
@@ -225,8 +234,7 @@ mod tests {
     use crate::Tree;
     use crate::layout::{Artifacts, plan};
 
-    /// Whether a board's machine is given a device tree by us.
-    fn check(board: &str, way: Way, expected: bool) {
+    fn words(board: &str, way: Way) -> Vec<String> {
         let board = board::read(&Tree::ours().boards(), board).unwrap();
         let image = Image {
             disk: "disk".into(),
@@ -234,13 +242,30 @@ mod tests {
             kernel: "kernel".into(),
             initramfs: "initramfs".into(),
             devicetree: (!board.devicetree.is_empty()).then(|| "tree".into()),
-            loader: "loader".into(),
+            loader: Some("loader".into()),
             inputs: String::new(),
             reused: false,
         };
-        let words =
-            command_line(&board, &image, &Files::in_folder(Path::new("/machine")), &Wires::alone(6443), way).unwrap();
+        command_line(&board, &image, &Files::in_folder(Path::new("/machine")), &Wires::alone(6443), way).unwrap()
+    }
+
+    /// Whether a board's machine is given a device tree by us.
+    fn check(board: &str, way: Way, expected: bool) {
+        let words = words(board, way);
         assert_eq!(words.windows(2).any(|pair| pair == ["-dtb", "tree"]), expected, "{words:?}");
+    }
+
+    #[test]
+    fn a_machine_is_played_by_the_qemu_of_its_processor() {
+        for (board, program, started_with) in [
+            ("qemu-arm64", "qemu-system-aarch64", ["-bios", "loader"]),
+            ("qemu-x86_64", "qemu-system-x86_64", ["-drive", "if=pflash,format=raw,snapshot=on,file=loader"]),
+            ("rpi3-qemu", "qemu-system-aarch64", ["-kernel", "loader"]),
+        ] {
+            let words = words(board, Way::Loader);
+            assert_eq!(words[0], program);
+            assert!(words.windows(2).any(|pair| pair == started_with), "{board}: {words:?}");
+        }
     }
 
     #[test]

@@ -49,12 +49,12 @@ pub struct Wanted {
 /// Builds, boots, waits until the node is ready, and says how to use it.
 pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
     let began = Instant::now();
-    host::prepare(tree)?;
     let board = board::read(&tree.boards(), &wanted.board)?;
+    host::prepare_to_play(tree, &board)?;
     tell(began, "building the binaries for the board (the first time takes minutes)");
-    let binaries = cross::build(tree, wanted.binaries.as_deref())?;
+    let binaries = cross::build(tree, &board, wanted.binaries.as_deref())?;
     tell(began, "gathering container images");
-    let images = wanted.preload.clone().map_or_else(|| test_images(tree), Ok)?;
+    let images = wanted.preload.clone().map_or_else(|| test_images(tree, &board), Ok)?;
     tell(began, &format!("assembling the image for {}", board.name));
     let image = build::build(tree, &board, &binaries, Some(&images))?;
     tell(began, if image.reused { "the image is as it was" } else { "the image is made" });
@@ -78,16 +78,21 @@ pub fn up(tree: &Tree, wanted: &Wanted) -> Result<()> {
 }
 
 /// The folder of the images that the Kubernetes documentation's manifests name, made anew where their sources are newer.
-pub fn test_images(tree: &Tree) -> Result<PathBuf> {
-    let made = tree.build.join("test-images");
+pub fn test_images(tree: &Tree, board: &Board) -> Result<PathBuf> {
+    let archive = test_archive(tree, board);
+    let made = archive.parent().unwrap_or(&tree.build).to_owned();
     folder(&made)?;
-    let archive = made.join("arm64.tar");
     if !is_newer(&archive, &tree.top.join("tests/images")) {
         let _stale = fs::remove_file(&archive);
-        let words = ["run", "--quiet", "--locked", "--package", "images", "--", "arm64"];
+        let words = ["run", "--quiet", "--locked", "--package", "images", "--", board.architecture.name()];
         run(cargo().args(words).arg(&archive).current_dir(&tree.top))?;
     }
     Ok(made)
+}
+
+/// The archive of the test images for a board's processor, alone in its folder.
+pub fn test_archive(tree: &Tree, board: &Board) -> PathBuf {
+    tree.build.join("test-images").join(board.architecture.name()).join("images.tar")
 }
 
 /// Whether `file` is newer than everything in a folder and the folders directly in it.

@@ -21,7 +21,7 @@ impl Bench {
     pub fn image_without_images(&self) -> Image {
         let tree = image::Tree::ours();
         let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
-        let binaries = image::cross::build(&tree, given.as_deref()).expect("the binaries are built");
+        let binaries = image::cross::build(&tree, &self.board, given.as_deref()).expect("the binaries are built");
         image::build::build(&tree, &self.board, &binaries, None).expect("the image builds")
     }
 
@@ -29,7 +29,7 @@ impl Bench {
     pub fn bare_kernel(&self) -> Duration {
         assert!(self.machine.is_none(), "two machines would measure each other");
         let folder = self.files().disk.parent().unwrap_or(Path::new(".")).join("bare");
-        let images = image::Tree::ours().build.join("test-images/arm64.tar");
+        let images = image::up::test_archive(&image::Tree::ours(), &self.board);
         bare::boot(&self.board, &self.image, &images, &folder)
     }
 }

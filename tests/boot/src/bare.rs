@@ -22,7 +22,7 @@ const INIT: &str = "#!/busybox sh\n/busybox echo 'bare kernel: the first program
 pub fn boot(board: &Board, image: &Image, images: &Path, folder: &Path) -> Duration {
     fs::create_dir_all(folder).expect("a folder for the bare kernel");
     let initramfs = folder.join("initramfs");
-    fs::write(&initramfs, initramfs_of(images)).expect("the initramfs is written");
+    fs::write(&initramfs, initramfs_of(board, images)).expect("the initramfs is written");
     let files = Files::in_folder(folder);
     // A machine is known by its disk.
     fs::write(&files.disk, [0; 512]).expect("a disk");
@@ -38,8 +38,8 @@ pub fn boot(board: &Board, image: &Image, images: &Path, folder: &Path) -> Durat
     took
 }
 
-fn initramfs_of(images: &Path) -> Vec<u8> {
-    let images = preload::read(images, preload::ARCHITECTURE).expect("the test images can be read");
+fn initramfs_of(board: &Board, images: &Path) -> Vec<u8> {
+    let images = preload::read(images, board.architecture.name()).expect("the test images can be read");
     let busybox = preload::file(&images, "usr/bin/busybox").expect("a test image has busybox");
     let mut archive = Archive::default();
     archive.folder("dev");
@@ -55,7 +55,8 @@ fn words(board: &Board, image: &Image, files: &Files, initramfs: &Path) -> Vec<S
         "-machine {} -cpu {} -smp {} -m {} -accel tcg,thread=multi -display none -monitor none -nodefaults -no-reboot",
         qemu.machine, qemu.cpu, qemu.cpus, qemu.memory_mib
     );
-    let mut words: Vec<String> = machine.split(' ').map(str::to_owned).collect();
+    let mut words = vec![image::host::qemu(board.architecture).0.to_owned()];
+    words.extend(machine.split(' ').map(str::to_owned));
     words.extend(["-serial".to_owned(), format!("file:{}", files.console.display())]);
     words.extend(["-drive".to_owned(), format!("file={},if=none,id=disk,format=raw", files.disk.display())]);
     words.extend(["-kernel".to_owned(), image.kernel.display().to_string()]);

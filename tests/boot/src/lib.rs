@@ -6,6 +6,8 @@
 //! * the machine lies in a folder of its own and ends with the test, whatever happens;
 //! * what is waited for is named with its limit, and the console's last lines are in the failure.
 //!
+//! `SKERRY_BOARD=NAME` runs the tests of slots and updates on another board that QEMU plays.
+//!
 //! What a test has no patience for is run by `cargo run -p boot`: `-- demo` shows what a cluster of three boards does ([`demo`]),
 //! `-- cuts` records an update and looks at the disk at every moment of it ([`cuts`]), and `-- figures` measures ([`figures`]): the
 //! median of five boots, ten idle minutes, the size of the compressed image.
@@ -70,7 +72,7 @@ impl Bench {
         let turn = turn();
         let (mut board, binaries) = board_and_binaries(tree, board);
         change(&mut board);
-        let images = image::up::test_images(tree).expect("the test images are made");
+        let images = image::up::test_images(tree, &board).expect("the test images are made");
         let image = image::build::build(tree, &board, &binaries, Some(&images)).expect("the image builds");
         let place = Place::named(tree, name);
         let kubeconfig = place.files.disk.with_file_name("kubeconfig");
@@ -260,6 +262,11 @@ impl Drop for Bench {
     }
 }
 
+/// The board under test: `SKERRY_BOARD`, or the usual one.
+pub fn board() -> String {
+    std::env::var("SKERRY_BOARD").unwrap_or_else(|_| "qemu-arm64".to_owned())
+}
+
 /// Waits until no other test of this program builds an image or runs one.
 pub fn turn() -> MutexGuard<'static, ()> {
     // A test that failed in its turn has left nothing that matters to the next.
@@ -268,10 +275,11 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 /// A board, and the binaries for it. Builds what is not built; `SKERRY_BINARIES` names a folder to take them from.
 pub fn board_and_binaries(tree: &Tree, board: &str) -> (Board, Binaries) {
-    image::host::prepare(tree).expect("the tools are there");
     let board = board::read(&tree.boards(), board).expect("the board is described");
+    image::host::prepare_to_play(tree, &board).expect("the tools are there");
     let given = std::env::var_os("SKERRY_BINARIES").map(PathBuf::from);
-    (board, image::cross::build(tree, given.as_deref()).expect("the binaries build"))
+    let binaries = image::cross::build(tree, &board, given.as_deref()).expect("the binaries build");
+    (board, binaries)
 }
 
 /// The ledger on a disk that no machine uses.

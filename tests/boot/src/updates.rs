@@ -7,6 +7,7 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use board::Board;
 use bundle::head::CHUNK_BYTES;
 use bundle::{Digest, Head, Secret};
 use image::Tree;
@@ -60,15 +61,17 @@ pub fn manifest(bundle: &str) -> String {
 /// Bundles for boards of one name, in a folder of their own.
 pub struct Bundles {
     board: String,
+    arch: &'static str,
     key: Secret,
     confirm_within_s: u32,
     folder: tempfile::TempDir,
 }
 
 impl Bundles {
-    /// None yet, for boards of this name, signed with `key`.
-    pub fn of(board: &str, key: Secret, confirm_within_s: u32) -> Bundles {
-        Bundles { board: board.to_owned(), key, confirm_within_s, folder: tempfile::tempdir().expect("a folder") }
+    /// None yet, for boards like this one, signed with `key`.
+    pub fn of(board: &Board, key: Secret, confirm_within_s: u32) -> Bundles {
+        let (name, arch) = (board.name.clone(), board.architecture.name());
+        Bundles { board: name, arch, key, confirm_within_s, folder: tempfile::tempdir().expect("a folder") }
     }
 
     /// An image under another version, with `more` after its initramfs.
@@ -92,7 +95,7 @@ impl Bundles {
         let about = Head {
             version: version.into(),
             board: self.board.clone(),
-            arch: "arm64".into(),
+            arch: self.arch.into(),
             security_epoch,
             confirm_within_s: self.confirm_within_s,
             image_bytes: 0,
@@ -144,7 +147,7 @@ pub(crate) fn slot_image(image: &Image, more: &[u8]) -> (slots::Contents, Vec<u8
 impl Bench {
     /// Bundles for this machine, signed with `key`.
     pub fn bundles(&self, key: Secret) -> Bundles {
-        Bundles::of(&self.board.name, key, CONFIRM_WITHIN_S)
+        Bundles::of(&self.board, key, CONFIRM_WITHIN_S)
     }
 
     /// Puts bundles onto the data partition of this machine, which is off.

@@ -63,7 +63,7 @@ impl Fleet {
         let (tree, _) = tree_and_key();
         let (mut board, binaries) = board_and_binaries(&tree, "qemu-arm64");
         board.name = BOARD.to_owned();
-        let images = test_images(&tree).map_err(said)?;
+        let images = test_images(&tree, &board).map_err(said)?;
         let image = image::build::build(&tree, &board, &binaries, Some(&images)).map_err(said)?;
         let places = places_named(&tree, NAME, BOARDS);
         let kubeconfig = tree.build.join("machines").join("demo.kubeconfig");
@@ -104,7 +104,7 @@ impl Fleet {
         let mut binaries = self.binaries.clone();
         change(&mut binaries);
         let board = Board { name: format!("{BOARD}-{name}"), ..self.board.clone() };
-        let images = test_images(&self.tree).map_err(said)?;
+        let images = test_images(&self.tree, &board).map_err(said)?;
         image::build::build(&self.tree, &board, &binaries, Some(&images)).map_err(said)
     }
 
