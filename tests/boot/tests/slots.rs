@@ -1,8 +1,8 @@
-//! Trials of a slot, and what the data partition may do to a machine: through U-Boot, as a board boots.
+//! Trials of a slot, and what the data partition may do to a machine: through its boot loader, as a board boots.
 //!
 //! Start at [`slots_are_tried_and_data_is_never_given_up`]: one machine, because each boot of an emulated one takes time.
 
-use boot::Bench;
+use boot::{Bench, board};
 use image::qemu::Way;
 use slots::{Cause, Name, Slot};
 
@@ -17,7 +17,7 @@ const COMPARED: u64 = 16 << 11;
 
 #[test]
 fn slots_are_tried_and_data_is_never_given_up() {
-    let mut bench = Bench::new("qemu-arm64", "slot-test", 16444);
+    let mut bench = Bench::new(&board(), "slot-test", 16444);
     bench.shrink_disk();
     a_trial_that_cannot_be_counted_is_not_booted(&mut bench);
     a_root_with_a_wrong_byte_is_left(&mut bench);

@@ -1,11 +1,11 @@
-//! One board's updates, through U-Boot: the DaemonSet's good bundle stays and its pod is Ready; one whose kernel panics is left
-//! again, and the Node says why.
+//! One board's updates, through its boot loader: the DaemonSet's good bundle stays and its pod is Ready; one whose kernel
+//! panics is left again, and the Node says why.
 //!
 //! Start at [`a_good_bundle_stays_and_a_bad_one_is_left`]: one machine, because each boot of an emulated one takes time.
 
-use boot::Bench;
 use boot::inside::Inside;
 use boot::updates::{FOLDER, archive_of, manifest, tree_and_key};
+use boot::{Bench, board};
 use bundle::Digest;
 use image::qemu::Way;
 use slots::{Cause, Name, Slot};
@@ -21,8 +21,7 @@ const DAEMON_SET: &str = "daemonset/skerry-update";
 #[test]
 fn a_good_bundle_stays_and_a_bad_one_is_left() {
     let (tree, key) = tree_and_key();
-    let mut bench =
-        Bench::with(&tree, "qemu-arm64", "update-test", 16446, |board| board.name = "qemu-arm64-updates".into());
+    let mut bench = Bench::with(&tree, &board(), "update-test", 16446, |board| board.name += "-updates");
     bench.boot(Way::Loader);
     bench.is_ready();
     bench.shut_down();
