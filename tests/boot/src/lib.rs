@@ -17,6 +17,7 @@
 
 mod asked;
 mod bare;
+mod cable;
 pub mod cuts;
 pub mod demo;
 pub mod figures;

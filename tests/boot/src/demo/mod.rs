@@ -14,6 +14,7 @@ mod fleet;
 mod join;
 mod loss;
 mod power;
+mod update;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -47,6 +48,11 @@ pub const LEGS: &[Leg] = &[
         name: "power",
         shows: "boards lose power at random while things are written: what was acknowledged is there, every pod runs",
         run: power::run,
+    },
+    Leg {
+        name: "update",
+        shows: "the boards' system is replaced by a DaemonSet and bad images are left, while a Service answers",
+        run: update::run,
     },
 ];
 
