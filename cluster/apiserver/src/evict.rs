@@ -76,7 +76,7 @@ fn options(ask: &Ask, sent: &Value) -> Result<Options, Failure> {
         return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
     }
     let options = &sent["deleteOptions"];
-    for value in dig::list(options, "dryRun").iter().filter(|value| **value != "All") {
+    if let Some(value) = dig::list(options, "dryRun").iter().find(|value| **value != "All") {
         let why = format!("dryRun: Unsupported value: []string{{{value}}}: supported values: \"All\"");
         return Err(Failure::unprocessable(why));
     }
