@@ -89,7 +89,7 @@ const PLOTS = {
     ["Memory", "memory_working_set_bytes", bytes, false],
   ],
 };
-// A line has so many points at most, and a plot so many lines: the greatest.
+// A line has so many points at most, and a plot so many lines: the greatest of those that are there.
 const PLOT_POINTS = 240;
 const PLOT_LINES_MAX = 12;
 // So many colours has dashboard.css.
@@ -721,7 +721,10 @@ function above(number) {
 function plot(title, all, form, colour, { from, to, gap_ms }) {
   if (all.length === 0) return [];
   const last = ({ points }) => points.at(-1)[1];
-  const most = [...all].sort((one, other) => last(other) - last(one)).slice(0, PLOT_LINES_MAX);
+  // What is gone comes after what is there.
+  const isThere = ({ points }) => to - points.at(-1)[0] <= gap_ms;
+  const order = (one, other) => isThere(other) - isThere(one) || last(other) - last(one);
+  const most = [...all].sort(order).slice(0, PLOT_LINES_MAX);
   const top = above(Math.max(...most.flatMap(({ points }) => points.map(([, value]) => value))));
   const [left, right, high, low] = [72, 636, 10, 150];
   const x = (time) => left + ((time - from) / (to - from)) * (right - left);
@@ -741,7 +744,7 @@ function plot(title, all, form, colour, { from, to, gap_ms }) {
   ].map(([ms, anchor]) => draw("text", { x: x(ms), y: low + 18, "text-anchor": anchor }, hour(ms, to - from)));
   const paths = most.map(({ name, points }) => draw("path", { class: colour(name), d: points.map(step).join("") }));
   const legend = most.map((line) => make("li", { class: colour(line.name) }, `${line.name}: ${form(last(line))}`));
-  const rest = all.length > most.length ? [quiet(`${all.length - most.length} more use less.`)] : [];
+  const rest = all.length > most.length ? [quiet(`${all.length - most.length} more use less or are gone.`)] : [];
   return [
     make("h3", {}, title),
     draw("svg", { viewBox: "0 0 640 172", role: "img", "aria-label": title }, ...levels, ...times, ...paths),
