@@ -14,6 +14,7 @@ mod fleet;
 mod join;
 mod loss;
 mod power;
+mod refusals;
 mod update;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,6 +54,11 @@ pub const LEGS: &[Leg] = &[
         name: "update",
         shows: "the boards' system is replaced by a DaemonSet and bad images are left, while a Service answers",
         run: update::run,
+    },
+    Leg {
+        name: "refusals",
+        shows: "bad bundles, a full disk, wrong tokens, settings, backups and claims: each refused with its reason",
+        run: refusals::run,
     },
 ];
 
