@@ -197,6 +197,17 @@ impl Machine {
         command
     }
 
+    /// What a GET of this machine's is answered, head and body; as much as there is within ten seconds.
+    pub fn get(&self, address: impl std::fmt::Display, port: u16, path: &str) -> (String, Vec<u8>) {
+        let place = format!("/dev/tcp/{address}/{port}");
+        let script = format!("exec 3<>{place}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+        let output =
+            self.command(Path::new("timeout")).args(["10", "bash", "-c", &script]).output().expect("bash is there");
+        let answer = output.stdout;
+        let end = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
+        (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end..].to_vec())
+    }
+
     /// Runs the program's own words, such as `["token", "list"]`, and expects success; the answer is what it printed.
     #[track_caller]
     pub fn skerry(&self, words: &[&str]) -> String {

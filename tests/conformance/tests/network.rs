@@ -120,14 +120,10 @@ fn ask(site: &Site, from: &Pod, host: &str) -> (String, String) {
 
 /// What a machine is answered at a port of a node: the node that answered, and whom it saw.
 #[track_caller]
-fn ask_from(machine: &Machine, address: impl ToString, port: u16) -> (String, String) {
-    let place = format!("/dev/tcp/{}/{port}", address.to_string());
-    let script = format!("exec 3<>{place}; printf 'GET /cgi-bin/who HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
-    let output =
-        machine.command(Path::new("timeout")).args(["10", "bash", "-c", &script]).output().expect("bash is there");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let told = text.lines().last().and_then(words);
-    told.unwrap_or_else(|| panic!("{place} gave no answer: {text} {output:?}"))
+fn ask_from(machine: &Machine, address: impl std::fmt::Display, port: u16) -> (String, String) {
+    let (head, body) = machine.get(&address, port, "/cgi-bin/who");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    words(&text).unwrap_or_else(|| panic!("{address}:{port} gave no answer: {head}{text}"))
 }
 
 fn machines(site: &Site) -> Vec<&Machine> {

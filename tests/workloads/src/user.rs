@@ -49,11 +49,21 @@ impl User {
         self.kubectl_words(&split(words))
     }
 
-    /// The same with the words apart.
-    pub fn kubectl_words(&self, words: &[&str]) -> (bool, String) {
+    /// kubectl with these words, not started yet.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).args(words);
-        let output = command.stdin(Stdio::null()).output().expect("kubectl is installed");
+        command
+    }
+
+    /// The words that stand before kubectl's own, as a shell takes them.
+    pub fn shell_words(&self) -> String {
+        self.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The same with the words apart.
+    pub fn kubectl_words(&self, words: &[&str]) -> (bool, String) {
+        let output = self.command(words).stdin(Stdio::null()).output().expect("kubectl is installed");
         let ok = output.status.success();
         // Where it succeeds, its warnings would get between us and the answer.
         let text = if ok { output.stdout } else { [output.stdout, output.stderr].concat() };
