@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use api::custom;
 use api::kinds::{Kind, Verbs};
+use base::exposition::Exposition;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::HeaderMap;
@@ -29,6 +30,9 @@ pub trait Extension: Send + Sync {
 
     /// Answers a request to the group.
     fn answer(&self, asked: Asked) -> BoxFuture<'static, Result<Response, Failure>>;
+
+    /// Adds what it counts to the server's `/metrics`.
+    fn tell(&self, _told: &mut Exposition) {}
 }
 
 /// A request that its user may make.
@@ -99,6 +103,11 @@ impl Extensions {
             kinds.extend(its);
         }
         (Extensions(groups), kinds)
+    }
+
+    /// Lets each add what it counts.
+    pub(crate) fn tell(&self, told: &mut Exposition) {
+        self.0.iter().for_each(|(_, extension)| extension.tell(told));
     }
 
     /// Who answers a group, if it is none of ours.

@@ -3,10 +3,13 @@
 //! Start at [`Metrics::count`].
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
+use base::exposition::{Exposition, Family};
 use http::{Method, StatusCode};
+
+const REQUESTS: Family = Family { name: "apiserver_request_total", help: "Requests answered, by verb and code." };
+const BUILD: Family = Family { name: "kubernetes_build_info", help: "The version. The value is always 1." };
 
 /// What was counted since the start.
 #[derive(Default)]
@@ -29,16 +32,12 @@ impl Metrics {
         *requests.entry((method, status.as_u16())).or_default() += 1;
     }
 
-    /// The counts in Prometheus' text form.
-    pub(crate) fn text(&self) -> String {
-        let mut out = String::from(
-            "# HELP apiserver_request_total Requests answered, by verb and code.\n# TYPE apiserver_request_total counter\n",
-        );
+    /// Tells the counts.
+    pub(crate) fn tell(&self, told: &mut Exposition) {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         for ((verb, code), count) in &*requests {
-            // Writing to memory cannot fail.
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",verb=\"{verb}\"}} {count}");
+            told.add(REQUESTS, &[("code", &code.to_string()), ("verb", verb)], *count as f64);
         }
-        out
+        told.add(BUILD, &[("git_version", api::VERSION)], 1.0);
     }
 }

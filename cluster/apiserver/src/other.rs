@@ -57,9 +57,9 @@ pub(crate) async fn answer(
         ["version"] => Ok(json(&version())),
         ["metrics"] => Ok(Response {
             status: StatusCode::OK,
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            content_type: base::exposition::CONTENT_TYPE,
             headers: Vec::new(),
-            body: Body::Whole(Bytes::from(api.metrics.text())),
+            body: Body::Whole(Bytes::from(api.exposition().to_string())),
         }),
         ["skerry.dev", "snapshot"] => crate::snapshot::answer(api),
         ["openid", "v1", "jwks"] => Ok(json(&api.settings.tokens.jwks())),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::kinds::{Kind, KindRef};
+use base::exposition::Exposition;
 use base::{Rng, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -94,6 +95,14 @@ impl Api {
     /// Whether [`Api::bootstrap`] is done.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// What this server and its extensions count.
+    pub(crate) fn exposition(&self) -> Exposition {
+        let mut told = Exposition::default();
+        self.metrics.tell(&mut told);
+        self.extensions.tell(&mut told);
+        told
     }
 
     /// Does one request.

@@ -12,6 +12,7 @@
 //! Not here: how containers are made (`runtime`), where pods go (`scheduler`), who may connect to a Service (`proxy`).
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod action;
 pub mod caretaker;
 pub mod checkpoint;
@@ -21,6 +22,7 @@ pub mod lifecycle;
 pub mod logs;
 mod machine;
 pub mod make;
+mod metrics;
 pub mod node;
 pub mod objects;
 pub mod options;

@@ -22,6 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use runtime::{ContainerState, Runtime, SandboxStatus};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::access::Access;
 use crate::checkpoint::Checkpoints;
 use crate::events::Events;
 use crate::make::GRACE_ANNOTATION;
@@ -123,6 +124,7 @@ pub async fn run(
         objects: Objects::new(client.clone()),
         pulls: Semaphore::new(PULLS_MAX),
         sharing: Sharing::new(options.images.clone(), clock.clone()),
+        access: Access::default(),
         options,
         client,
         runtime,

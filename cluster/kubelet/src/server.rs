@@ -3,8 +3,8 @@
 //! Start at [`serve`]; [`route`] reads paths, [`answer`] does what they ask.
 //!
 //! Invariants:
-//! * a client shows a certificate of the cluster's CA, and is the API server or a member of `system:masters`; other nodes get
-//!   images and nothing else (`sharing.rs`);
+//! * a client is the API server or a member of `system:masters` by its certificate, or somebody whom the API server knows and
+//!   lets do this (`access.rs`); other nodes get images and nothing else (`sharing.rs`);
 //! * an error is a Status that says what is wrong in one line. Upstream's kubelet sends the bare line and its API server makes
 //!   a Status of it; ours passes bytes through, so that the words must come whole from here.
 //!
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use base::exposition::{CONTENT_TYPE, Exposition};
 use base::{Timestamp, chain};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -33,8 +34,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::{self, Shown};
 use crate::logs::{self, Renderer, Shape};
 use crate::machine;
+use crate::metrics::{self, Measured};
 use crate::pod::PodInfo;
 use crate::run::{KubeletError, Pods};
 use crate::step::Observed;
@@ -166,6 +169,8 @@ pub enum Route {
     Metrics,
     /// `/metrics/resource`.
     ResourceMetrics,
+    /// `/metrics/cadvisor`.
+    ContainerMetrics,
     /// `/stats/summary`.
     Summary,
     /// `/containerLogs/NAMESPACE/POD/CONTAINER`.
@@ -202,8 +207,9 @@ pub fn route(path: &str) -> Option<Route> {
     Some(match parts.as_slice() {
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Route::Healthz,
         ["pods"] | ["runningpods"] => Route::Pods,
-        ["metrics"] | ["metrics", "cadvisor" | "probes"] => Route::Metrics,
+        ["metrics"] => Route::Metrics,
         ["metrics", "resource"] => Route::ResourceMetrics,
+        ["metrics", "cadvisor"] => Route::ContainerMetrics,
         ["stats"] | ["stats", "summary"] => Route::Summary,
         ["containerLogs", namespace, pod, container] => Route::Logs(place(namespace, pod, container)),
         // Upstream takes the pod's uid between pod and container, too.
@@ -297,6 +303,10 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     response
 }
 
+fn exposition(told: &Exposition) -> Response<Body> {
+    text(StatusCode::OK, CONTENT_TYPE, told.to_string())
+}
+
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -311,7 +321,8 @@ impl Context {
         if let Some(path) = request.uri().path().strip_prefix(oci::PEERS_PATH) {
             return self.share(path, &request).await.unwrap_or_else(Refusal::response);
         }
-        let route = self.admit().and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found")));
+        let admitted = self.admit(&request).await;
+        let route = admitted.and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found")));
         let answer = match route {
             Ok(route) => self.answer(route, request).await,
             Err(refusal) => Err(refusal),
@@ -332,15 +343,20 @@ impl Context {
         self.node.sharing.answer(path, proof.map(str::to_owned)).await
     }
 
-    /// Upstream asks the API server with a SubjectAccessReview; here the cluster has two such users, both known.
-    fn admit(&self) -> Result<(), Refusal> {
-        let Some(peer) = &self.peer else { return Err(Refusal(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())) };
-        let known = self.node.options.authorised_users.contains(&peer.name);
-        if known || peer.groups.iter().any(|group| group == "system:masters") {
+    /// The API server and administrators are known; about others the API server is asked.
+    async fn admit(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        let certificate = self.peer.as_ref();
+        let known = |peer: &pki::Presented| {
+            self.node.options.authorised_users.contains(&peer.name)
+                || peer.groups.iter().any(|group| group == "system:masters")
+        };
+        if certificate.is_some_and(known) {
             return Ok(());
         }
-        let message = format!("Forbidden (user={}, verb=*, resource=nodes, subresource=proxy)", peer.name);
-        Err(Refusal(StatusCode::FORBIDDEN, message))
+        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let (shown, node) = (Shown { certificate, authorization }, &self.node);
+        let wish = access::wish(request.method(), request.uri().path());
+        node.access.admit(shown, wish, &node.options.node_name, &node.client, &*node.clock).await
     }
 
     async fn answer(&self, route: Route, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -348,10 +364,9 @@ impl Context {
         match route {
             Route::Healthz => Ok(text(StatusCode::OK, PLAIN, "ok")),
             Route::Pods => Ok(text(StatusCode::OK, JSON, self.pod_list())),
-            Route::Metrics => Ok(text(StatusCode::OK, "text/plain; version=0.0.4", self.metrics().await)),
-            Route::ResourceMetrics => {
-                Ok(text(StatusCode::OK, "text/plain; version=0.0.4", self.resource_metrics().await))
-            }
+            Route::Metrics => Ok(exposition(&self.metrics().await)),
+            Route::ResourceMetrics => Ok(exposition(&self.resource_metrics().await)),
+            Route::ContainerMetrics => Ok(exposition(&self.container_metrics().await)),
             Route::Summary => Ok(text(StatusCode::OK, JSON, self.summary().await)),
             Route::Logs(place) => self.logs(&place, &asked).await,
             Route::Exec(place) => self.command(&place, &asked, request, false).await,
@@ -568,65 +583,45 @@ impl Context {
         serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}).to_string()
     }
 
-    /// Every running container with its pod's names and its counters.
-    async fn measured(&self) -> Vec<(ContainerStatus, Arc<PodInfo>, runtime::Stats)> {
+    /// Every container with its pod's names and its counters, and whether one could not be measured.
+    async fn measured(&self) -> (Vec<Measured>, bool) {
         let pods: BTreeMap<String, Arc<PodInfo>> = self.shown().into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
         let sandboxes = self.node.runtime.list_sandboxes().await.unwrap_or_default();
-        let mut all = Vec::new();
+        let (mut all, mut failed) = (Vec::new(), false);
         for container in self.node.runtime.list_containers().await.unwrap_or_default() {
             let uid =
                 sandboxes.iter().find(|sandbox| sandbox.id == container.sandbox).map(|sandbox| &sandbox.config.uid);
             let Some(pod) = uid.and_then(|uid| pods.get(uid)) else { continue };
-            if let Ok(stats) = self.node.runtime.container_stats(container.id.clone()).await {
-                all.push((container, pod.clone(), stats));
+            match self.node.runtime.container_stats(container.id.clone()).await {
+                Ok(stats) => all.push((container, pod.clone(), stats)),
+                Err(_) => failed = true,
             }
         }
-        all
+        (all, failed)
     }
 
-    async fn metrics(&self) -> String {
+    async fn metrics(&self) -> Exposition {
         let sandboxes = self.node.runtime.list_sandboxes().await.unwrap_or_default();
         let ready = sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready).count();
         let containers = self.node.runtime.list_containers().await.unwrap_or_default();
-        let running = containers.iter().filter(|one| matches!(one.state, ContainerState::Running { .. })).count();
-        format!(
-            "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n\
-             # TYPE kubelet_running_pods gauge\nkubelet_running_pods {ready}\n\
-             # HELP kubelet_running_containers Number of containers currently running\n\
-             # TYPE kubelet_running_containers gauge\n\
-             kubelet_running_containers{{container_state=\"running\"}} {running}\n\
-             # HELP kubelet_node_name The node's name. The count is always 1.\n\
-             # TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1\n",
-            self.node.options.node_name
-        )
+        metrics::own(&self.node.options.node_name, ready, &containers)
     }
 
-    async fn resource_metrics(&self) -> String {
-        let now_ms = self.node.clock.now().0 / 1_000_000;
-        let (mut cpu, mut memory) = (String::new(), String::new());
-        let machine = machine::Usage::read(&self.node.options.data_dir);
-        let (total_cpu, total_memory) = (machine.cpu.as_secs_f64(), machine.memory_working_set);
-        for (container, pod, stats) in self.measured().await {
-            let labels =
-                format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", container.name, pod.namespace, pod.name);
-            cpu += &format!("container_cpu_usage_seconds_total{labels} {} {now_ms}\n", stats.cpu.as_secs_f64());
-            if let Some(bytes) = stats.memory_working_set {
-                memory += &format!("container_memory_working_set_bytes{labels} {} {now_ms}\n", bytes.0);
-            }
-        }
-        format!(
-            "# TYPE container_cpu_usage_seconds_total counter\n{cpu}\
-             # TYPE container_memory_working_set_bytes gauge\n{memory}\
-             # TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {total_cpu} {now_ms}\n\
-             # TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {total_memory} {now_ms}\n\
-             # TYPE resource_scrape_error gauge\nresource_scrape_error 0\n"
-        )
+    async fn resource_metrics(&self) -> Exposition {
+        let now_ms = (self.node.clock.now().0 / 1_000_000) as i64;
+        let (all, failed) = self.measured().await;
+        metrics::resource(&all, failed, &machine::Usage::read(&self.node.options.data_dir), now_ms)
+    }
+
+    async fn container_metrics(&self) -> Exposition {
+        let options = &self.node.options;
+        metrics::cadvisor(&self.measured().await.0, &machine::Usage::read(&options.data_dir), &options.machine)
     }
 
     async fn summary(&self) -> String {
         let time = self.node.clock.now().rfc3339();
         let mut pods: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-        for (container, pod, stats) in self.measured().await {
+        for (container, pod, stats) in self.measured().await.0 {
             let entry = pods.entry(pod.uid.clone()).or_insert_with(|| {
                 let reference = serde_json::json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid});
                 serde_json::json!({"podRef": reference, "startTime": time, "containers": []})
@@ -901,6 +896,9 @@ mod tests {
         let place = |container: &str| Place { namespace: "ns".into(), pod: "p".into(), container: container.into() };
         for (path, wanted) in [
             ("/healthz", Some(Route::Healthz)),
+            ("/metrics", Some(Route::Metrics)),
+            ("/metrics/cadvisor", Some(Route::ContainerMetrics)),
+            ("/metrics/other", None),
             ("/pods/", Some(Route::Pods)),
             ("/containerLogs/ns/p/c", Some(Route::Logs(place("c")))),
             ("/exec/ns/p/c", Some(Route::Exec(place("c")))),

@@ -85,6 +85,8 @@ pub struct Node {
     pub pulls: Semaphore,
     /// The images of this node as other nodes see them.
     pub(crate) sharing: crate::sharing::Sharing,
+    /// Who may use the HTTPS API.
+    pub(crate) access: crate::access::Access,
     /// Tasks that end with the kubelet.
     pub tasks: Tasks,
     /// What the node remembers.

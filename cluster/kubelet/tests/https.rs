@@ -121,6 +121,31 @@ async fn only_the_api_server_and_administrators_are_served() {
 }
 
 #[tokio::test]
+async fn others_are_let_in_where_the_api_server_says_so() {
+    let site = site().await;
+    let ask = async |token: &str, path: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: n1\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        site.ask(None, &request, b"\0never\0").await
+    };
+    for path in ["/metrics", "/metrics/resource", "/metrics/cadvisor"] {
+        assert!(ask("bad", path).await.starts_with("HTTP/1.1 401 "));
+        let answer = ask("good", path).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(base::exposition::CONTENT_TYPE), "{head}");
+        assert_eq!(base::exposition::check(body), Ok(()), "{path}: {body}");
+    }
+    let refused = ask("good", "/pods").await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("user=scraper, verb=get"), "{refused}");
+    let asked = |writes: &[String]| writes.iter().filter(|write| write.contains("tokenreviews")).count();
+    let before = asked(&site.world.api.writes());
+    assert!(ask("good", "/metrics").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(asked(&site.world.api.writes()), before, "an answer is believed for a while");
+    site.world.api.cut(true);
+    assert!(ask("other", "/metrics").await.starts_with("HTTP/1.1 500 "), "who cannot be asked about is not let in");
+}
+
+#[tokio::test]
 async fn other_nodes_get_images_and_nothing_else() {
     let site = site().await;
     let now = sys::SystemClock.now();

@@ -5,6 +5,7 @@
 //! Not here: the stores (`telemetry`), the server's role (`server.rs`).
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,9 @@ pub struct CollectLogs {
     /// Another log of the node, and what to call it. FILE.1 is the one before.
     #[arg(long, value_name = "NAME=FILE", value_parser = named)]
     pub log: Vec<(String, PathBuf)>,
+    /// Where to serve what the collector counts as /metrics, for Prometheus.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Who to send to, and as whom [default: as this pod's ServiceAccount].
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -99,7 +103,7 @@ pub struct CollectMetrics {
     pub every: u64,
     /// Where to serve what was measured last as /metrics, for Prometheus.
     #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Option<std::net::SocketAddr>,
+    pub listen: Option<SocketAddr>,
     /// Who to ask and to send to, and as whom [default: as this pod's ServiceAccount].
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -144,7 +148,7 @@ pub enum TelemetryError {
     #[error("failed to listen at {address}")]
     Listen {
         /// Where.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why not.
         source: io::Error,
     },
@@ -170,10 +174,10 @@ pub fn collect_logs(options: CollectLogs) -> Result<(), TelemetryError> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let kernel = Some(PathBuf::from(&options.kernel)).filter(|path| !path.as_os_str().is_empty());
         let (pods, files) = (options.pods.clone(), options.log.clone());
-        let what = collect::Options { node, pods, kernel, boot: boot.trim().to_owned(), files };
+        let listen = options.listen;
+        let what = collect::Options { node, pods, kernel, boot: boot.trim().to_owned(), files, listen };
         let connect = connect(options.kubeconfig)?;
-        collect::run(what, connect, Arc::new(SystemClock)).await;
-        Ok(())
+        listened(collect::run(what, connect, Arc::new(SystemClock)).await, listen)
     })
 }
 
@@ -185,12 +189,16 @@ pub fn collect_metrics(options: CollectMetrics) -> Result<(), TelemetryError> {
         let every = Duration::from_secs(options.every);
         let connect = connect(options.kubeconfig)?;
         let what = measure::Options { node, sys: options.sys, every, listen: options.listen };
-        let done = measure::run(what, connect, Arc::new(SystemClock)).await;
-        match (done, options.listen) {
-            (Err(source), Some(address)) => Err(TelemetryError::Listen { address, source }),
-            _ => Ok(()),
-        }
+        listened(measure::run(what, connect, Arc::new(SystemClock)).await, options.listen)
     })
+}
+
+/// A collector ends only because it cannot listen.
+fn listened(done: io::Result<()>, address: Option<SocketAddr>) -> Result<(), TelemetryError> {
+    match (done, address) {
+        (Err(source), Some(address)) => Err(TelemetryError::Listen { address, source }),
+        _ => Ok(()),
+    }
 }
 
 fn node_name(given: Option<String>) -> Result<String, TelemetryError> {

@@ -14,6 +14,7 @@
 pub mod logs;
 pub mod metrics;
 mod resources;
+mod scrape;
 mod serve;
 
 pub use resources::Resources;

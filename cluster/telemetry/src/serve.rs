@@ -6,12 +6,14 @@
 //! Invariant: a request that waits for the disk waits on a thread of its own.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::kinds::{Kind, Verbs};
 use apiserver::extension::kind;
 use apiserver::{Asked, Extension, Failure, Response};
+use base::exposition::{Exposition, Family};
 use base::{Clock, Timestamp, chain};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -42,14 +44,36 @@ pub struct Telemetry {
     metric_options: metrics::Options,
     metrics: OnceLock<Arc<MetricStore>>,
     clock: Arc<dyn Clock>,
+    counts: Arc<Counts>,
 }
+
+/// What was taken since the start.
+#[derive(Default)]
+struct Counts {
+    log_bytes: AtomicU64,
+    rounds: AtomicU64,
+}
+
+const LOG_BYTES: Family = Family { name: "skerry_log_store_bytes", help: "Bytes of the log store's segments." };
+const LOG_SEGMENTS: Family = Family { name: "skerry_log_store_segments", help: "Segments of the log store." };
+const LOG_RECEIVED: Family = Family {
+    name: "skerry_log_store_received_bytes_total",
+    help: "Packed bytes that the log store was sent and took.",
+};
+const METRIC_BYTES: Family =
+    Family { name: "skerry_metric_store_bytes", help: "Bytes of the metric store's segments." };
+const METRIC_NODES: Family =
+    Family { name: "skerry_metric_store_nodes", help: "Nodes that the metric store has heard of since the start." };
+const METRIC_ROUNDS: Family =
+    Family { name: "skerry_metric_store_rounds_total", help: "Rounds of measurements that the metric store took." };
 
 impl Telemetry {
     /// Stores below a folder. [`Telemetry::run`] opens them; until then requests are told to come again.
     pub fn new(folder: &Path, clock: Arc<dyn Clock>) -> Telemetry {
         let (options, metric_options) =
             (Options::new(&folder.join("logs")), metrics::Options::new(&folder.join("metrics")));
-        Telemetry { options, logs: OnceLock::new(), metric_options, metrics: OnceLock::new(), clock }
+        let (logs, metrics, counts) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Telemetry { options, logs, metric_options, metrics, clock, counts }
     }
 
     /// Opens the stores, then makes durable what came and removes what is old, for ever. A store that cannot be opened takes
@@ -106,11 +130,12 @@ impl Telemetry {
     }
 
     fn samples(&self, asked: Asked) -> Result<BoxFuture<'static, Result<Response, Failure>>, Failure> {
-        let metrics = self.metrics()?;
+        let (metrics, counts) = (self.metrics()?, self.counts.clone());
         Ok(blocking(move || {
             let round = Round::decode(&asked.body).map_err(|error| Failure::bad_request(error.to_string()))?;
             // What could not be written is lost, and the next block will tell the same.
             metrics.ingest(round).map_err(|error| Failure::unavailable(error.to_string()))?;
+            counts.rounds.fetch_add(1, Ordering::Relaxed);
             Ok(json_of(&json!({})))
         }))
     }
@@ -144,10 +169,11 @@ impl Telemetry {
     }
 
     fn create(&self, asked: Asked) -> Result<BoxFuture<'static, Result<Response, Failure>>, Failure> {
-        let (logs, now) = (self.logs()?, self.clock.now());
+        let (logs, now, counts) = (self.logs()?, self.clock.now(), self.counts.clone());
         Ok(blocking(move || {
             let batch = Batch::decode(&asked.body).map_err(|error| Failure::bad_request(error.to_string()))?;
             let positions = logs.ingest(batch, now).map_err(|error| Failure::unavailable(chain(&error).to_string()))?;
+            counts.log_bytes.fetch_add(asked.body.len() as u64, Ordering::Relaxed);
             Ok(json_of(&json!(Stored { positions })))
         }))
     }
@@ -163,6 +189,20 @@ impl Extension for Telemetry {
             kind(version, "Sample", "samples", false, Verbs::CREATE, &free),
             kind(version, "Series", "series", true, Verbs::LIST, &free),
         ]
+    }
+
+    fn tell(&self, told: &mut Exposition) {
+        if let Some(logs) = self.logs.get() {
+            let (bytes, segments) = logs.size();
+            told.add(LOG_BYTES, &[], bytes as f64);
+            told.add(LOG_SEGMENTS, &[], segments as f64);
+            told.add(LOG_RECEIVED, &[], self.counts.log_bytes.load(Ordering::Relaxed) as f64);
+        }
+        if let Some(metrics) = self.metrics.get() {
+            told.add(METRIC_BYTES, &[], metrics.size() as f64);
+            told.add(METRIC_NODES, &[], metrics.latest().len() as f64);
+            told.add(METRIC_ROUNDS, &[], self.counts.rounds.load(Ordering::Relaxed) as f64);
+        }
     }
 
     fn answer(&self, asked: Asked) -> BoxFuture<'static, Result<Response, Failure>> {

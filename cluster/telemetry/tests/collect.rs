@@ -129,11 +129,13 @@ fn collector_with(folder: &Path, files: Vec<(String, PathBuf)>, door: &Arc<Lossy
         kernel: None,
         boot: "boot".to_owned(),
         files,
+        listen: None,
     };
     let door = door.clone();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     tokio::spawn(async move {
-        collect::run(options, || Ok(Client::new(Arc::new(TestDoor(door.clone())))), clock).await;
+        let connect = || Ok(Client::new(Arc::new(TestDoor(door.clone()))));
+        collect::run(options, connect, clock).await.expect("it listens nowhere");
     })
 }
 

@@ -1,4 +1,4 @@
-//! What every crate of Skerry stands on: units, ids, time, chance and the way errors are told.
+//! What every crate of Skerry stands on: units, ids, time, chance, and the ways errors and measurements are told.
 //!
 //! Start at [`Clock`] and [`Rng`]: time and chance are inputs, made once in a `main` and passed down.
 //!
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+pub mod exposition;
 pub mod log_file;
 mod random;
 mod time;

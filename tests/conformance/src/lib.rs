@@ -6,6 +6,7 @@
 
 mod cluster;
 mod machine;
+pub mod manifest;
 mod site;
 
 pub use cluster::Cluster;

@@ -9,21 +9,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use conformance::Cluster;
+use conformance::{Cluster, manifest};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A manifest of ours with some of its words replaced.
 fn apply(cluster: &Cluster, name: &str, words: &[(&str, &str)]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/telemetry/manifests").join(name);
-    let mut text = fs::read_to_string(path).expect("the manifest");
-    for (from, to) in words {
-        assert!(text.contains(from), "{name} has {from}");
-        text = text.replace(from, to);
-    }
-    let file = cluster.data().join(name);
-    fs::write(&file, text).expect("written");
-    cluster.must(&format!("apply -f {}", file.display()));
+    manifest::apply(cluster, &format!("cluster/telemetry/manifests/{name}"), words, &cluster.data());
 }
 
 #[test]

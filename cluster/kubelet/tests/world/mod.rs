@@ -110,6 +110,17 @@ impl Api {
         match call.method.as_str() {
             "GET" => self.get(&path).map_or_else(missing, |object| reply(200, object)),
             "POST" if path.ends_with("/token") => reply(201, json!({"status": {"token": "a.b.c"}})),
+            "POST" if path.ends_with("/tokenreviews") => {
+                let user = json!({"username": "scraper", "groups": ["system:authenticated"]});
+                let good = body["spec"]["token"] == "good";
+                reply(201, json!({"status": {"authenticated": good, "user": user}}))
+            }
+            "POST" if path.ends_with("/subjectaccessreviews") => {
+                let wish = &body["spec"]["resourceAttributes"];
+                let may =
+                    body["spec"]["user"] == "scraper" && wish["subresource"] == "metrics" && wish["verb"] == "get";
+                reply(201, json!({"status": {"allowed": may}}))
+            }
             "POST" => {
                 let target = format!("{path}/{}", body["metadata"]["name"].as_str().expect("a name"));
                 if self.get(&target).is_some() {

@@ -10,19 +10,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use base::exposition::{Exposition, Family};
 use base::{Clock, Timestamp, chain};
 use bytes::Bytes;
 use client::{Client, ClientError, DoorError};
 use http::Method;
+use tokio::net::TcpListener;
 
 use super::files;
 use super::follow::Follower;
 use super::kernel::Kernel;
 use super::wire::{Batch, Chunk, Content, Known, Position, Stored, Stream};
+use crate::scrape;
 
 /// How often the files are looked at while nothing is written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +56,30 @@ pub struct Options {
     pub boot: String,
     /// Further logs of the node, as what to call them and where they are. A file `PATH.1` is the one before.
     pub files: Vec<(String, PathBuf)>,
+    /// Where to serve `/metrics`; nowhere if there is none.
+    pub listen: Option<SocketAddr>,
+}
+
+/// What was done since the start.
+#[derive(Default)]
+struct Counts {
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Counts {
+    fn told(&self, node: &str) -> Exposition {
+        let mut told = Exposition::default();
+        for (name, help, count) in [
+            ("skerry_log_collector_batches_total", "Batches that the log store took.", &self.batches),
+            ("skerry_log_collector_bytes_total", "Bytes of logs that the log store took.", &self.bytes),
+            ("skerry_log_collector_failures_total", "Times that collecting was begun anew.", &self.failures),
+        ] {
+            told.add(Family { name, help }, &[("node", node)], count.load(Ordering::Relaxed) as f64);
+        }
+        told
+    }
 }
 
 /// Why a round came to nothing.
@@ -68,19 +97,31 @@ enum Trouble {
     Answer(String),
 }
 
-/// Collects for ever. `connect` is asked for a new connection after each trouble, so that a renewed token is read.
-pub async fn run(options: Options, connect: impl Fn() -> Result<Client, DoorError>, clock: Arc<dyn Clock>) {
+/// Collects for ever; fails only if it cannot listen. `connect` is asked for a new connection after each trouble, so that a
+/// renewed token is read.
+pub async fn run(
+    options: Options,
+    connect: impl Fn() -> Result<Client, DoorError>,
+    clock: Arc<dyn Clock>,
+) -> io::Result<()> {
+    let counts = Arc::new(Counts::default());
+    if let Some(address) = options.listen {
+        let (counts, node) = (counts.clone(), options.node.clone());
+        tokio::spawn(scrape::serve(TcpListener::bind(address).await?, move || counts.told(&node)));
+    }
     let mut wait = WAIT.0;
     loop {
-        let mut sent = false;
+        let before = counts.batches.load(Ordering::Relaxed);
         let error = match connect() {
-            Ok(client) => match Collector::start(&options, client, &clock).await {
-                Ok(mut collector) => collector.follow(&mut sent).await,
+            Ok(client) => match Collector::start(&options, client, &clock, &counts).await {
+                Ok(mut collector) => collector.follow().await,
                 Err(error) => error,
             },
             Err(error) => Trouble::Connect(error),
         };
         tracing::warn!("{}", chain(&error));
+        counts.failures.fetch_add(1, Ordering::Relaxed);
+        let sent = counts.batches.load(Ordering::Relaxed) > before;
         wait = if sent { WAIT.0 } else { (wait * 2).min(WAIT.1) };
         tokio::time::sleep(wait).await;
     }
@@ -90,6 +131,7 @@ struct Collector<'a> {
     options: &'a Options,
     client: Client,
     clock: &'a Arc<dyn Clock>,
+    counts: &'a Counts,
     known: BTreeMap<Stream, Position>,
     followers: BTreeMap<Stream, Follower>,
     kernel: Option<Kernel>,
@@ -100,7 +142,12 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    async fn start(options: &'a Options, client: Client, clock: &'a Arc<dyn Clock>) -> Result<Collector<'a>, Trouble> {
+    async fn start(
+        options: &'a Options,
+        client: Client,
+        clock: &'a Arc<dyn Clock>,
+        counts: &'a Counts,
+    ) -> Result<Collector<'a>, Trouble> {
         let path = format!("/apis/{}/v1/positions/{}", crate::GROUP, options.node);
         let known: Known = answer(&client, Method::GET, path, Bytes::new()).await?;
         let known = known.streams.into_iter().collect();
@@ -108,6 +155,7 @@ impl<'a> Collector<'a> {
             options,
             client,
             clock,
+            counts,
             known,
             followers: BTreeMap::new(),
             kernel: None,
@@ -132,7 +180,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    async fn follow(&mut self, sent: &mut bool) -> Trouble {
+    async fn follow(&mut self) -> Trouble {
         loop {
             let batch = match self.round() {
                 Ok(batch) => batch,
@@ -145,7 +193,6 @@ impl<'a> Collector<'a> {
             if let Err(error) = self.send(batch).await {
                 return error;
             }
-            *sent = true;
         }
     }
 
@@ -259,6 +306,9 @@ impl<'a> Collector<'a> {
         if stored.positions.len() != batch.chunks.len() {
             return Err(Trouble::Answer("it speaks of other chunks than were sent".to_owned()));
         }
+        self.counts.batches.fetch_add(1, Ordering::Relaxed);
+        let bytes: usize = batch.chunks.iter().map(size).sum();
+        self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         for (chunk, position) in batch.chunks.iter().zip(stored.positions) {
             if let Some(follower) = self.followers.get_mut(&chunk.stream) {
                 follower.heard(position);

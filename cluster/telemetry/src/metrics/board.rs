@@ -97,6 +97,8 @@ mod tests {
             (r#"node_disk_written_bytes_total{node="n",device="mmcblk0"}"#, 8192.0),
         ];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value)));
+        let told = crate::metrics::families::told(&found).to_string();
+        assert!(found.iter().all(|(series, _)| told.contains(series)), "{told}");
         assert!(read(&folder.path().join("nothing"), "n").is_empty());
     }
 }

@@ -9,6 +9,7 @@
 
 mod board;
 pub mod collect;
+mod families;
 pub mod resource;
 mod store;
 mod summary;

@@ -60,6 +60,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn every_series_is_told_in_metrics() {
+        for (_, name, _) in NODE.iter().chain(POD).chain(CONTAINER) {
+            assert!(crate::metrics::families::family(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_summary_becomes_series() {
         let summary = json!({
             "node": {"cpu": {"usageCoreNanoSeconds": 2_500_000_000_u64}, "memory": {"workingSetBytes": 7}},

@@ -47,9 +47,7 @@ impl Round {
 
 /// A series' name: `name{label="value",…}`, labels as given.
 pub fn series(name: &str, labels: &[(&str, &str)]) -> String {
-    let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
-    format!("{name}{{{}}}", labels.join(","))
+    format!("{name}{}", base::exposition::labels(labels))
 }
 
 /// The value of a label in a series' name. Values that had to be escaped are not ours to look for.

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use images::debian::{Cache, Lock};
 use images::{Architecture, build};
 
-fn top() -> PathBuf {
+/// The checkout.
+pub fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
