@@ -22,7 +22,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 
 /// Writes what is missing.
 pub(crate) async fn run(api: &Arc<Api>) -> Result<(), Failure> {
-    let user = User::new("system:apiserver", [MASTERS]);
+    let user = own_user();
     let namespaces =
         NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     let is_new = api.store.get("namespaces/default").is_none();
@@ -32,6 +32,15 @@ pub(crate) async fn run(api: &Arc<Api>) -> Result<(), Failure> {
     together(api, first, &user).await?;
     together(api, objects(api), &user).await?;
     endpoints(api, &user).await
+}
+
+/// Writes where this server is found now.
+pub(crate) async fn moved(api: &Arc<Api>) -> Result<(), Failure> {
+    endpoints(api, &own_user()).await
+}
+
+fn own_user() -> User {
+    User::new("system:apiserver", [MASTERS])
 }
 
 /// All at once, so that the store commits them together: a first start must not wait for the disk a hundred times.
@@ -93,7 +102,7 @@ fn service(api: &Api) -> Value {
 }
 
 async fn endpoints(api: &Arc<Api>, user: &User) -> Result<(), Failure> {
-    let (address, port) = api.settings.advertise;
+    let (address, port) = api.advertise();
     let (address, port) = (address.to_string(), json!([{"name": "https", "port": port, "protocol": "TCP"}]));
     let metadata = json!({"name": "kubernetes", "namespace": "default"});
     let mut slice_metadata = metadata.clone();

@@ -86,7 +86,7 @@ fn documents(api: &Api, steps: &[&str], headers: &HeaderMap) -> Result<Response,
                     (made(&format!("{}{name}", steps[0]), &make)?, content_type)
                 }
                 None if core => {
-                    let (address, port) = api.settings.advertise;
+                    let (address, port) = api.advertise();
                     (made("api", &|| bytes(discovery::versions(&format!("{address}:{port}"))))?, crate::response::JSON)
                 }
                 None => (made("apis", &|| bytes(discovery::groups(kinds())))?, crate::response::JSON),
@@ -223,7 +223,7 @@ fn version() -> Value {
 }
 
 fn issuer(api: &Api) -> Value {
-    let (address, port) = api.settings.advertise;
+    let (address, port) = api.advertise();
     json!({
         "issuer": api.settings.issuer, "jwks_uri": format!("https://{address}:{port}/openid/v1/jwks"),
         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],

@@ -48,7 +48,7 @@ const STOP_TIME: Duration = Duration::from_millis(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What TLS needs, in PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     /// What the server shows.
     pub serving: pki::Pair,
@@ -82,6 +82,7 @@ pub struct Listening {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     tunnels: Arc<Tunnels>,
+    renewed: Option<watch::Receiver<Tls>>,
 }
 
 /// Takes the address.
@@ -89,7 +90,7 @@ pub async fn listen(address: SocketAddr, tls: &Tls) -> Result<Listening, ServeEr
     let acceptor = acceptor(tls).map_err(|detail| ServeError::Tls { detail })?;
     let tunnels = Tunnels::new(tls).map_err(|detail| ServeError::Tls { detail })?;
     let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-    Ok(Listening { listener, acceptor, tunnels: Arc::new(tunnels) })
+    Ok(Listening { listener, acceptor, tunnels: Arc::new(tunnels), renewed: None })
 }
 
 /// Takes the address and serves until `stop` is done, then lets running requests end.
@@ -109,8 +110,25 @@ impl Listening {
         self.listener.local_addr()
     }
 
+    /// Goes over to whatever certificates come from there: for new connections, those there are run on.
+    pub fn following(self, tls: watch::Receiver<Tls>) -> Listening {
+        Listening { renewed: Some(tls), ..self }
+    }
+
+    /// Takes up certificates that have come; those that cannot be used are passed over.
+    fn renew(&mut self) {
+        let Some(tls) = self.renewed.as_mut().filter(|tls| tls.has_changed().unwrap_or(false)) else { return };
+        let tls = tls.borrow_and_update().clone();
+        match (acceptor(&tls), Tunnels::new(&tls)) {
+            (Ok(acceptor), Ok(tunnels)) => (self.acceptor, self.tunnels) = (acceptor, Arc::new(tunnels)),
+            (Err(detail), _) | (_, Err(detail)) => {
+                tracing::warn!(detail, "the API server's new certificates cannot be used");
+            }
+        }
+    }
+
     /// Serves until `stop` is done, then lets running requests end.
-    pub async fn serve(self, api: Arc<Api>, stop: impl Future<Output = ()> + Send) {
+    pub async fn serve(mut self, api: Arc<Api>, stop: impl Future<Output = ()> + Send) {
         let (stopping, stopped) = watch::channel(false);
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
@@ -123,6 +141,7 @@ impl Listening {
                 accepted = accept(&self.listener, &room) => accepted,
             };
             let Some((socket, permit)) = accepted else { continue };
+            self.renew();
             let connection = Connection {
                 api: api.clone(),
                 acceptor: self.acceptor.clone(),

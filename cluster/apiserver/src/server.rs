@@ -4,6 +4,7 @@
 //!
 //! Not here: the verbs (`read.rs`, `watch.rs`, `write.rs`, `delete.rs`), what lies below objects (`subresource.rs`).
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,6 +46,7 @@ pub struct Api {
     /// Who may take a snapshot now.
     pub(crate) snapshots: Arc<Semaphore>,
     rng: Mutex<Rng>,
+    advertise: Mutex<(Ipv4Addr, u16)>,
     ready: AtomicBool,
 }
 
@@ -79,6 +81,7 @@ impl Api {
             extensions,
             snapshots: Arc::new(Semaphore::new(crate::snapshot::AT_ONCE_MAX)),
             rng,
+            advertise: Mutex::new(settings.advertise),
             ready: AtomicBool::new(false),
             settings,
         })
@@ -90,6 +93,19 @@ impl Api {
         crate::bootstrap::run(self).await?;
         self.ready.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Tells clients and pods that this server is found at another address from now on.
+    pub async fn moved(self: &Arc<Self>, address: Ipv4Addr) -> Result<(), Failure> {
+        self.advertise.lock().unwrap_or_else(PoisonError::into_inner).0 = address;
+        // One of them names it.
+        self.documents.forget();
+        crate::bootstrap::moved(self).await
+    }
+
+    /// Under which address clients are told to find this server now.
+    pub(crate) fn advertise(&self) -> (Ipv4Addr, u16) {
+        *self.advertise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether [`Api::bootstrap`] is done.

@@ -22,7 +22,7 @@ pub struct Settings {
     pub ca_pem: String,
     /// `iss` of ServiceAccount tokens, and their default audience.
     pub issuer: String,
-    /// Under which address clients are told to find this server, such as `10.0.0.1:6443`.
+    /// Under which address clients are told to find this server at first, such as `10.0.0.1:6443`; see [`crate::Api::moved`].
     pub advertise: (Ipv4Addr, u16),
     /// ClusterIPs come from this network: address and prefix length.
     pub service_cidr: (Ipv4Addr, u8),

@@ -26,8 +26,8 @@ use crate::Signer;
 
 const RESOURCE: &Resource =
     &Resource::new("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", false);
-/// A certificate lasts at most so long, and so long if its request does not say.
-const LIFE_SECONDS: i64 = 365 * 86_400;
+/// Who asks for less gets so much, unless certificates of this cluster last less in any case; as upstream.
+const LIFE_MIN: Duration = Duration::from_secs(600);
 /// Requests that came to an end are kept so long.
 const DONE_TIME: Duration = Duration::from_secs(3_600);
 /// A name that somebody else was given so shortly ago is not given again: that machine may be about to register.
@@ -115,8 +115,8 @@ impl Signing {
     }
 
     fn sign(&self, purpose: For, pem: &str, entry: &Entry, mut request: Value, now: Timestamp) -> Write {
-        let asked = api::dig::int(&request, "spec.expirationSeconds").unwrap_or(LIFE_SECONDS);
-        let life = Duration::from_secs(asked.clamp(600, LIFE_SECONDS) as u64);
+        let asked = api::dig::int(&request, "spec.expirationSeconds").and_then(|seconds| u64::try_from(seconds).ok());
+        let life = life(asked.map(Duration::from_secs), self.signer.0.life());
         let purposes = match purpose {
             For::Client | For::NodeClient => [Purpose::Client],
             For::NodeServer => [Purpose::Server],
@@ -129,6 +129,11 @@ impl Signing {
             Err(error) => failed(entry, request, &error.to_string(), now),
         }
     }
+}
+
+/// How long a certificate lasts: as asked, and no longer than the cluster's do.
+fn life(asked: Option<Duration>, longest: Duration) -> Duration {
+    asked.map_or(longest, |asked| asked.max(LIFE_MIN).min(longest))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -406,6 +411,19 @@ mod tests {
         let pem = String::from_utf8(pem).expect("PEM");
         let seen = pki::presented(&pki::der_of_pem(&pem).expect("PEM")).expect("a certificate");
         assert_eq!(seen.name, "system:node:one");
+    }
+    #[test]
+    fn a_life_is_as_asked_within_bounds() {
+        let check = |asked: Option<u64>, longest, want| {
+            let (longest, want) = (Duration::from_secs(longest), Duration::from_secs(want));
+            assert_eq!(life(asked.map(Duration::from_secs), longest), want);
+        };
+        check(None, 86_400, 86_400);
+        check(Some(3_600), 86_400, 3_600);
+        check(Some(90_000), 86_400, 86_400);
+        check(Some(1), 86_400, 600);
+        check(Some(1), 30, 30);
+        check(Some(3_600), 30, 30);
     }
     #[test]
     fn what_the_signer_is_not_for_fails() {

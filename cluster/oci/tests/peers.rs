@@ -56,7 +56,7 @@ impl Cluster {
     fn pair(&self, node: &str, purpose: Purpose) -> Pair {
         let name = format!("system:node:{node}");
         let subject = Subject { name, group: Some("system:nodes".into()), dns: vec![node.into()], addresses: vec![] };
-        self.authority.issue(&subject, &[purpose], self.now).expect("a certificate")
+        self.authority.issue(&subject, &[purpose], pki::CERTIFICATE_LIFE, self.now).expect("a certificate")
     }
 
     fn puller(&self, peers: Vec<Peer>) -> Puller {

@@ -18,7 +18,7 @@ use crate::PkiError;
 
 /// How long before its making a certificate begins.
 pub const BACKDATE: Duration = Duration::from_secs(3600);
-/// How long a certificate lasts; renewed when a third is left.
+/// How long a certificate lasts where nobody says otherwise; renewed when a third is left.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 86_400);
 /// How long an authority lasts.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -117,9 +117,15 @@ impl Authority {
     }
 
     /// Issues a certificate with a new key.
-    pub fn issue(&self, subject: &Subject, purposes: &[Purpose], now: Timestamp) -> Result<Pair, PkiError> {
+    pub fn issue(
+        &self,
+        subject: &Subject,
+        purposes: &[Purpose],
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<Pair, PkiError> {
         let key = new_key(&subject.name)?;
-        let params = params_of(subject, purposes, now)?;
+        let params = params_of(subject, purposes, life, now)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(|source| failed(&subject.name, source))?;
         Ok(Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
@@ -146,8 +152,13 @@ impl Authority {
     }
 }
 
-fn params_of(subject: &Subject, purposes: &[Purpose], now: Timestamp) -> Result<CertificateParams, PkiError> {
-    let mut params = dated(now, CERTIFICATE_LIFE);
+fn params_of(
+    subject: &Subject,
+    purposes: &[Purpose],
+    life: Duration,
+    now: Timestamp,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = dated(now, life);
     params.distinguished_name = distinguished(&subject.name, subject.group.as_deref());
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -226,7 +237,7 @@ mod tests {
     #[test]
     fn a_client_is_recognised_by_name_and_group() {
         let subject = Subject { name: "alice".into(), group: Some("system:masters".into()), ..Subject::default() };
-        let pair = authority().issue(&subject, &[Purpose::Client], NOW).expect("a certificate");
+        let pair = authority().issue(&subject, &[Purpose::Client], CERTIFICATE_LIFE, NOW).expect("a certificate");
         let seen = presented(&der_of_pem(&pair.certificate_pem).expect("PEM")).expect("a certificate");
         assert_eq!((seen.name.as_str(), seen.groups.as_slice()), ("alice", &["system:masters".to_owned()][..]));
         assert_eq!(seen.not_before, NOW.seconds() - 3600);

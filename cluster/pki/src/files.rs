@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::Timestamp;
 
@@ -40,24 +41,43 @@ pub struct Pki {
     serving: Pair,
     admin: Pair,
     kubelet_client: Pair,
+    life: Duration,
 }
 
 impl Pki {
     /// Loads the keys of a folder; makes it and them where they are missing or near their end.
     pub fn open(folder: &Path, names: &Names, now: Timestamp) -> Result<Pki, PkiError> {
+        Pki::open_lasting(folder, names, CERTIFICATE_LIFE, now)
+    }
+
+    /// The same with certificates that last so long from their making.
+    pub fn open_lasting(folder: &Path, names: &Names, life: Duration, now: Timestamp) -> Result<Pki, PkiError> {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(folder);
         made.map_err(|source| PkiError::Write { path: folder.to_owned(), source })?;
         let authority = load_or_make_authority(folder, "ca", "skerry-ca", now)?;
         let front_proxy = load_or_make_authority(folder, "front-proxy-ca", "skerry-front-proxy-ca", now)?;
         let tokens = Arc::new(load_or_make_token_key(folder)?);
-        let serving = renewed(folder, "apiserver", &authority, &serving_subject(names), &[Purpose::Server], now)?;
-        let client =
-            |file: &str, subject: &Subject| renewed(folder, file, &authority, subject, &[Purpose::Client], now);
+        let issuing = Issuing { folder, authority: &authority, life, now };
+        let serving = issuing.renewed("apiserver", &serving_subject(names), &[Purpose::Server])?;
+        let client = |file: &str, subject: &Subject| issuing.renewed(file, subject, &[Purpose::Client]);
         let admin = client("admin", &client_subject("kubernetes-admin", "system:masters"))?;
         let kubelet_client =
             client("apiserver-kubelet-client", &client_subject("kube-apiserver-kubelet-client", "system:masters"))?;
-        Ok(Pki { folder: folder.to_owned(), authority, front_proxy, tokens, serving, admin, kubelet_client })
+        let folder = folder.to_owned();
+        Ok(Pki { folder, authority, front_proxy, tokens, serving, admin, kubelet_client, life })
+    }
+
+    /// How long certificates last.
+    pub fn life(&self) -> Duration {
+        self.life
+    }
+
+    /// When one of these certificates is to be renewed, by opening the folder again.
+    pub fn due(&self, others: &[&Pair]) -> Timestamp {
+        let own = [&self.serving, &self.admin, &self.kubelet_client];
+        let all = own.into_iter().chain(others.iter().copied());
+        all.map(|pair| due(pair, self.life)).min().unwrap_or_default()
     }
 
     /// The cluster's authority: signs servers and clients.
@@ -97,20 +117,32 @@ impl Pki {
         subject.dns.push(node.to_owned());
         subject.addresses = names.addresses.clone();
         clean(&mut subject);
-        renewed(&self.folder, &format!("kubelet-serving-{node}"), &self.authority, &subject, &[Purpose::Server], now)
+        self.issuing(now).renewed(&format!("kubelet-serving-{node}"), &subject, &[Purpose::Server])
     }
 
     /// What a node's kubelet shows the API server.
     pub fn kubelet_identity(&self, node: &str, now: Timestamp) -> Result<Pair, PkiError> {
         let subject = client_subject(&format!("system:node:{node}"), "system:nodes");
-        renewed(&self.folder, &format!("kubelet-{node}"), &self.authority, &subject, &[Purpose::Client], now)
+        self.issuing(now).renewed(&format!("kubelet-{node}"), &subject, &[Purpose::Client])
     }
 
     /// A client's certificate; nothing is kept.
     pub fn client(&self, user: &str, group: Option<&str>, now: Timestamp) -> Result<Pair, PkiError> {
         let subject = Subject { name: user.to_owned(), group: group.map(str::to_owned), ..Subject::default() };
-        self.authority.issue(&subject, &[Purpose::Client], now)
+        self.authority.issue(&subject, &[Purpose::Client], self.life, now)
     }
+
+    fn issuing(&self, now: Timestamp) -> Issuing<'_> {
+        Issuing { folder: &self.folder, authority: &self.authority, life: self.life, now }
+    }
+}
+
+/// Certificates of one authority, in one folder, at one time.
+struct Issuing<'a> {
+    folder: &'a Path,
+    authority: &'a Authority,
+    life: Duration,
+    now: Timestamp,
 }
 
 /// Writes a file that only its owner may read, complete or not at all.
@@ -177,34 +209,36 @@ fn load_or_make_token_key(folder: &Path) -> Result<TokenKey, PkiError> {
     TokenKey::load(&pem)
 }
 
-/// The certificate in that file, or a new one in its place if it is near its end or for somebody else.
-fn renewed(
-    folder: &Path,
-    file: &str,
-    authority: &Authority,
-    subject: &Subject,
-    purposes: &[Purpose],
-    now: Timestamp,
-) -> Result<Pair, PkiError> {
-    // The subject as text lies beside the certificate; comparing it is simpler than reading names out of X.509.
-    let says = format!("{subject:?} of {}", authority.certificate_pem());
-    let subject_path = folder.join(format!("{file}.subject"));
-    if let (Some(pair), Some(said)) = (load(folder, file)?, read(&subject_path)?)
-        && said == says
-        && is_fresh(&pair, now)
-    {
-        return Ok(pair);
+impl Issuing<'_> {
+    /// The certificate in that file, or a new one in its place if it is near its end or for somebody else.
+    fn renewed(&self, file: &str, subject: &Subject, purposes: &[Purpose]) -> Result<Pair, PkiError> {
+        let Issuing { folder, authority, life, now } = *self;
+        // The subject as text lies beside the certificate; comparing it is simpler than reading names out of X.509.
+        let says = format!("{subject:?} of {}", authority.certificate_pem());
+        let subject_path = folder.join(format!("{file}.subject"));
+        if let (Some(pair), Some(said)) = (load(folder, file)?, read(&subject_path)?)
+            && said == says
+            && is_fresh(&pair, life, now)
+        {
+            return Ok(pair);
+        }
+        let pair = authority.issue(subject, purposes, life, now)?;
+        keep(folder, file, &pair)?;
+        write_private(&subject_path, &says)?;
+        Ok(pair)
     }
-    let pair = authority.issue(subject, purposes, now)?;
-    keep(folder, file, &pair)?;
-    write_private(&subject_path, &says)?;
-    Ok(pair)
 }
 
-fn is_fresh(pair: &Pair, now: Timestamp) -> bool {
+fn is_fresh(pair: &Pair, life: Duration, now: Timestamp) -> bool {
     let seen = der_of_pem(&pair.certificate_pem).and_then(|der| presented(&der));
-    let renew_before = (CERTIFICATE_LIFE.as_secs() / 3) as i64;
-    seen.is_some_and(|seen| seen.not_before <= now.seconds() && now.seconds() < seen.not_after - renew_before)
+    seen.is_some_and(|seen| seen.not_before <= now.seconds()) && now < due(pair, life)
+}
+
+/// When a third of a certificate's life is left; long ago if it is none.
+fn due(pair: &Pair, life: Duration) -> Timestamp {
+    let seen = der_of_pem(&pair.certificate_pem).and_then(|der| presented(&der));
+    let end = seen.map(|seen| Timestamp::from_seconds(seen.not_after));
+    end.map_or(Timestamp::from_seconds(0), |end| Timestamp(end.0 - (life / 3).as_nanos() as i128))
 }
 
 fn load(folder: &Path, file: &str) -> Result<Option<Pair>, PkiError> {
@@ -256,6 +290,19 @@ mod tests {
         let later = open(folder.path(), &Names::default(), NOW.plus(CERTIFICATE_LIFE * 3 / 4));
         assert_eq!(first.authority().certificate_pem(), later.authority().certificate_pem());
         assert_ne!(first.serving(), later.serving());
+    }
+
+    #[test]
+    fn certificates_last_as_long_as_they_are_to() {
+        let (folder, life) = (tempfile::tempdir().expect("a folder"), Duration::from_secs(30));
+        let at = |now| Pki::open_lasting(folder.path(), &Names::default(), life, now).expect("the folder opens");
+        let first = at(NOW);
+        assert_eq!(first.due(&[]), NOW.plus(Duration::from_secs(20)));
+        assert_eq!(at(NOW.plus(Duration::from_secs(19))).serving(), first.serving());
+        let later = at(NOW.plus(Duration::from_secs(20)));
+        assert_ne!(later.serving(), first.serving());
+        let client = later.client("somebody", None, NOW).expect("a certificate");
+        assert_eq!(later.due(&[&client]), NOW.plus(Duration::from_secs(20)));
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub struct Server {
     /// So many pods that are over stay, the oldest go; 0 keeps all, and upstream's default is 12500.
     #[arg(long, value_name = "NUMBER", default_value_t = controllers::TERMINATED_POD_GC_THRESHOLD)]
     pub terminated_pod_gc_threshold: usize,
+    /// Certificates last so long, the server's own among them, and are renewed when a third of that is left.
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
     /// A token by which machines may join, as long as it is given here: abcdef.0123456789abcdef.
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     pub token: Option<BootstrapToken>,

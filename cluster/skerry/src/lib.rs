@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod backup;
+mod certificates;
 pub mod cli;
 mod error;
 mod net;

@@ -17,11 +17,16 @@ pub(crate) const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
 /// The address from which this machine would call the world. Where it could not, its pods still call it: at their gateway,
 /// or at loopback if there are none. Nothing is sent: connecting a datagram socket only asks the kernel for the route.
 pub(crate) fn address(no_node: bool) -> Ipv4Addr {
-    match routed((Ipv4Addr::new(192, 0, 2, 1), 9).into()) {
+    match routed_address() {
         Some(address) => address,
         None if no_node => Ipv4Addr::LOCALHOST,
         None => POD_GATEWAY,
     }
+}
+
+/// The same; none where it could not.
+pub(crate) fn routed_address() -> Option<Ipv4Addr> {
+    routed((Ipv4Addr::new(192, 0, 2, 1), 9).into())
 }
 
 /// The address from which this machine calls a server, such as `https://10.0.0.1:6443`; none while it has no way there.

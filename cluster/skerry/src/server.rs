@@ -17,12 +17,13 @@ use ::telemetry::{Resources, Telemetry};
 use apiserver::run::{Tls, listen};
 use apiserver::{Api, Settings, Snapshot, annotate};
 use base::{Clock, Rng};
-use pki::{Names, Pki};
+use pki::Pki;
 use store::{Page, Store};
 use sys::clock::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::certificates::{Keeper, advertised};
 use crate::roles::{self, Parts};
 use crate::tokens::{self, TokenSource};
 use crate::{StartError, cli, net};
@@ -72,16 +73,14 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let token =
         TokenSource::new(options.token.clone(), options.token_file.clone()).read().map_err(StartError::Token)?;
     let node_name = options.node_name.clone().unwrap_or_else(net::hostname);
-    let node_ip = options.node_ip.unwrap_or_else(|| net::address(options.no_node));
-    let names = names(&options, &node_name, node_ip);
-    let pki = Arc::new(Pki::open(&data.join("pki"), &names, clock.now()).map_err(StartError::Pki)?);
-    let listening = listen(options.listen, &tls(&pki)).await.map_err(StartError::Serve)?;
+    let (keeper, shown, pki) = Keeper::open(&options, &node_name, data.join("pki"), clock.clone())?;
+    let listening = listen(options.listen, &tls(&pki)).await.map_err(StartError::Serve)?.following(shown.tls.clone());
     let port = listening.address().map_or(options.listen.port(), |address| address.port());
     let store = open_store(&data).await?;
     let mut rng = Rng::new(seed(&*clock));
     let stores = Arc::new(Telemetry::new(&data.join("telemetry"), clock.clone()));
-    let api_address = advertised(&options, node_ip);
-    let mut settings = settings(&pki, &clock, &mut rng, &options, (api_address, port));
+    let advertise = (advertised(&options, *shown.address.borrow()), port);
+    let mut settings = settings(&pki, &clock, &mut rng, &options, advertise);
     settings.snapshot = Some(snapshots(data.join("pki"), clock.clone()));
     let resources = Arc::new(Resources::new(stores.clone(), clock.clone()));
     settings.extensions.push(stores.clone());
@@ -98,15 +97,16 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
         clock,
         data,
         node_name,
-        node_ip,
-        api_address,
+        shown,
         api_port: port,
         options,
         telemetry: stores,
         seed: Mutex::new(rng),
     });
     resources.ask(parts.door("system:metrics-server", ["system:masters"]));
-    let roles = start(&parts)?;
+    let mut roles = start(&parts);
+    let (at, options) = (parts.data.clone(), parts.options.clone());
+    roles.spawn(keeper.role(api.clone(), move |pki| kubeconfig(&at, &options, port, pki)));
     listening.serve(api, stop).await;
     parts.telemetry.close();
     shut_down(roles, &*store).await
@@ -142,13 +142,13 @@ fn cluster_id(page: &Page) -> String {
     namespace["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
-fn start(parts: &Arc<Parts>) -> Result<JoinSet<()>, StartError> {
+fn start(parts: &Arc<Parts>) -> JoinSet<()> {
     let mut running = JoinSet::new();
-    for (name, role) in roles::all(parts)? {
+    for (name, role) in roles::all(parts) {
         tracing::debug!("starting the {name}");
         running.spawn(role);
     }
-    Ok(running)
+    running
 }
 
 async fn shut_down(mut roles: JoinSet<()>, store: &dyn Store) -> Result<(), StartError> {
@@ -189,17 +189,6 @@ pub(crate) fn locked(data: &Path) -> Result<std::fs::File, StartError> {
     }
 }
 
-/// Under which names and addresses clients may find this server.
-fn names(options: &cli::Server, node_name: &str, node_ip: Ipv4Addr) -> Names {
-    let mut addresses = vec![IpAddr::V4(node_ip)];
-    if !options.listen.ip().is_unspecified() {
-        addresses.push(options.listen.ip());
-    }
-    let mut dns = vec![net::hostname(), node_name.to_owned()];
-    dns.retain(|name| !name.is_empty() && name.is_ascii());
-    Names { dns, addresses }
-}
-
 pub(crate) fn tls(pki: &Pki) -> Tls {
     Tls {
         serving: pki.serving().clone(),
@@ -212,14 +201,6 @@ async fn open_store(data: &Path) -> Result<Arc<dyn Store>, StartError> {
     let path = data.join("db").join("state.db");
     let opened = store::sqlite(&path, annotate(), store::Options::default()).await;
     Ok(Arc::new(opened.map_err(StartError::Store)?))
-}
-
-/// Where other machines find this server.
-fn advertised(options: &cli::Server, node_ip: Ipv4Addr) -> Ipv4Addr {
-    match options.listen.ip() {
-        IpAddr::V4(address) if !address.is_unspecified() => address,
-        _ => node_ip,
-    }
 }
 
 fn settings(

@@ -44,13 +44,18 @@ pub struct Site {
 impl Site {
     /// Starts a server and so many agents with the images of an archive, and waits until all nodes are ready.
     pub fn start(program: &Path, images: Option<&Path>, agents: usize) -> Site {
+        Site::start_with(program, images, agents, &[])
+    }
+
+    /// The same with further words for the server.
+    pub fn start_with(program: &Path, images: Option<&Path>, agents: usize, words: &[&str]) -> Site {
         let folder = tempfile::tempdir().expect("a folder for the site");
         let cable = Holder::new();
         cable.links(|links| {
             let bridge = links.add_bridge(BRIDGE)?;
             links.up(bridge.index)
         });
-        let words = ["server", "--token", TOKEN];
+        let words = [&["server", "--token", TOKEN], words].concat();
         let mut server = Machine::new("server", folder.path(), program, address(1), &words);
         connect(&cable, &mut server, address(1));
         let before = server.holder().words();

@@ -9,6 +9,7 @@ use client::{Caches, Client};
 use futures::FutureExt;
 
 use super::{Parts, Role};
+use crate::certificates::advertised;
 use crate::supervise;
 
 /// The controllers and the scheduler.
@@ -24,15 +25,20 @@ async fn run_controllers(parts: &Arc<Parts>, caches: &Arc<Caches>) {
     supervise::role("controllers", || {
         let door = parts.door("system:kube-controller-manager", ["system:masters"]);
         let (caches, clock) = (caches.clone(), parts.clock.clone());
+        let mut moved = parts.shown.address.clone();
         let options = controllers::Options {
             root_ca: parts.pki.authority().certificate_pem().to_owned(),
             signer: Some(controllers::Signer(parts.pki.clone())),
-            server: format!("https://{}:{}", parts.api_address, parts.api_port),
+            server: format!("https://{}:{}", advertised(&parts.options, *moved.borrow_and_update()), parts.api_port),
             node_monitor_grace_period: parts.options.node_monitor_grace_period,
             terminated_pod_gc_threshold: parts.options.terminated_pod_gc_threshold,
         };
         async move {
-            control::run::run(controllers::all(options), door, caches, clock).await;
+            // One of them tells machines that join where the server is, and begins anew when that changes.
+            tokio::select! {
+                () = control::run::run(controllers::all(options), door, caches, clock) => {}
+                Ok(()) = moved.changed() => {}
+            }
             Ok::<(), Infallible>(())
         }
     })

@@ -12,7 +12,6 @@ pub mod node;
 mod peers;
 mod range;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +22,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use self::node::NodeParts;
-use crate::{StartError, cli, net};
+use crate::certificates::Shown;
+use crate::cli;
 
 /// What a server hands to its roles.
 pub struct Parts {
@@ -37,10 +37,8 @@ pub struct Parts {
     pub data: PathBuf,
     /// This machine's Node.
     pub node_name: String,
-    /// Its address.
-    pub node_ip: std::net::Ipv4Addr,
-    /// Where other machines find the API server.
-    pub api_address: std::net::Ipv4Addr,
+    /// Where it is found and what it shows, both of which may change.
+    pub shown: Shown,
     /// The port of the API server on this machine.
     pub api_port: u16,
     /// As given on the command line.
@@ -67,34 +65,28 @@ impl Parts {
 }
 
 /// Every role this server has.
-pub fn all(parts: &Arc<Parts>) -> Result<Vec<Role>, StartError> {
+pub fn all(parts: &Arc<Parts>) -> Vec<Role> {
     // One set of caches for the whole process: whoever reads shares it.
     let caches = client::run::caches(parts.door("system:apiserver", ["system:masters"]));
     let mut roles = control::roles(parts, &caches);
     let stores = parts.telemetry.clone();
     roles.push(("telemetry", async move { run_stores(&stores).await }.boxed()));
     if !parts.options.no_node {
-        let node = Arc::new(node_parts(parts, caches)?);
+        let node = Arc::new(node_parts(parts, caches));
         roles.push(("node", node::role(&node)));
     }
-    Ok(roles)
+    roles
 }
 
 /// The server's own node: one like the others, but for its way to the API server.
-fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartError> {
-    // A machine without a network of its own is found by its pods at their gateway.
-    let address = if parts.node_ip.is_loopback() { net::POD_GATEWAY } else { parts.node_ip };
-    let addresses = vec![IpAddr::V4(address)];
-    let names = pki::Names { dns: vec![parts.node_name.clone()], addresses: addresses.clone() };
-    let pair = parts.pki.kubelet_serving(&parts.node_name, &names, parts.clock.now()).map_err(StartError::Pki)?;
+fn node_parts(parts: &Parts, caches: Arc<Caches>) -> NodeParts {
     let user = format!("system:node:{}", parts.node_name);
-    let identity = parts.pki.kubelet_identity(&parts.node_name, parts.clock.now()).map_err(StartError::Pki)?;
-    Ok(NodeParts {
+    NodeParts {
         data: parts.data.clone(),
         name: parts.node_name.clone(),
-        addresses: kubelet::fixed(addresses),
-        tls: kubelet::fixed(node::kubelet_tls(&pair, parts.pki.authority().certificate_pem())),
-        identity: kubelet::fixed(Some(node::peer_identity(&identity, parts.pki.authority().certificate_pem()))),
+        addresses: parts.shown.node_addresses.clone(),
+        tls: parts.shown.kubelet.clone(),
+        identity: parts.shown.peer.clone(),
         remembers: false,
         door: parts.door(&user, ["system:nodes"]),
         caches,
@@ -102,7 +94,7 @@ fn node_parts(parts: &Parts, caches: Arc<Caches>) -> Result<NodeParts, StartErro
         preloaded: parts.options.preloaded.clone(),
         checkpoint_key: None,
         seed: Mutex::new(parts.rng()),
-    })
+    }
 }
 
 async fn run_stores(stores: &Arc<::telemetry::Telemetry>) {
