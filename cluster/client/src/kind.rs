@@ -194,4 +194,24 @@ mod tests {
         assert_eq!(core::Node::RESOURCE.path("", "a", "status"), "/api/v1/nodes/a/status");
         assert_eq!(batch::Job::RESOURCE.path("x", "a", ""), "/apis/batch/v1/namespaces/x/jobs/a");
     }
+
+    #[test]
+    fn objects_of_another_release_are_read() {
+        // What a newer release adds is passed over, at every level; what an older one did not write has its default.
+        let newer = br#"{
+            "apiVersion": "v1", "kind": "Pod", "added": {"a": [1]},
+            "metadata": {"name": "p", "added": true},
+            "spec": {
+                "added": [{}], "containers": [{"name": "c", "image": "i", "added": {"b": null}}],
+                "volumes": [{"name": "v", "addedSource": {"path": "/x"}}], "restartPolicy": "AddedPolicy"
+            },
+            "status": {"phase": "Added", "conditions": [{"type": "Added", "status": "True", "added": 1}]}
+        }"#;
+        let pod = core::Pod::decode(newer).expect("a pod");
+        let spec = pod.spec.expect("a spec");
+        assert_eq!((spec.containers[0].name.as_str(), spec.restart_policy.as_deref()), ("c", Some("AddedPolicy")));
+        assert_eq!(spec.volumes.expect("volumes")[0].name, "v");
+        let older = core::Pod::decode(br#"{"metadata": {"name": "p"}, "spec": {}}"#).expect("a pod");
+        assert!(older.status.is_none() && older.spec.expect("a spec").containers.is_empty());
+    }
 }

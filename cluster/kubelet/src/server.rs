@@ -319,7 +319,10 @@ struct Context {
 impl Context {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         if let Some(path) = request.uri().path().strip_prefix(oci::PEERS_PATH) {
-            return self.share(path, &request).await.unwrap_or_else(Refusal::response);
+            let mut response = self.share(path, &request).await.unwrap_or_else(Refusal::response);
+            let version = header::HeaderValue::from_static(oci::PEERS_VERSION);
+            response.headers_mut().insert(oci::PEERS_VERSION_HEADER, version);
+            return response;
         }
         let admitted = self.admit(&request).await;
         let route = admitted.and(route(request.uri().path()).ok_or_else(|| Refusal::missing("404 page not found")));
@@ -339,6 +342,7 @@ impl Context {
         if request.method() != Method::GET {
             return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "images are only read here".to_owned()));
         }
+        oci::understood(request.headers().get(oci::PEERS_VERSION_HEADER)).map_err(Refusal::bad)?;
         let proof = request.headers().get(oci::PEERS_PROOF).and_then(|value| value.to_str().ok());
         self.node.sharing.answer(path, proof.map(str::to_owned)).await
     }

@@ -156,6 +156,10 @@ async fn other_nodes_get_images_and_nothing_else() {
     assert!(site.get(Some(&node), path).await.starts_with("HTTP/1.1 404 "));
     assert!(site.get(Some(&somebody), path).await.starts_with("HTTP/1.1 403 "));
     assert!(site.get(None, path).await.starts_with("HTTP/1.1 401 "));
+    let later = format!("GET {path} HTTP/1.1\r\nHost: n1\r\nSkerry-Peers-Version: 2\r\nConnection: close\r\n\r\n");
+    let answer = site.ask(Some(&node), &later, b"\0never\0").await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("version 2 of handing on images"), "{answer}");
+    assert!(answer.contains("skerry-peers-version: 1"), "{answer}");
     let write = format!("PUT {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     assert!(site.ask(Some(&node), &write, b"\0never\0").await.starts_with("HTTP/1.1 405 "));
 }

@@ -33,7 +33,10 @@ pub use error::OciError;
 pub use manifest::{Config, ImageConfig, Platform};
 pub use name::Reference;
 pub use own::Program;
-pub use peers::{Finder, Identity, PATH as PEERS_PATH, PROOF as PEERS_PROOF, Peer};
+pub use peers::{
+    Finder, Identity, PATH as PEERS_PATH, PROOF as PEERS_PROOF, Peer, VERSION as PEERS_VERSION,
+    VERSION_HEADER as PEERS_VERSION_HEADER, understood,
+};
 pub use recipe::Retold;
 pub use registry::{Credentials, Origin, Pulled, Puller, RegistryRule};
 pub use serve::{Answer, Given};

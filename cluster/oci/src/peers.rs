@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::archive::check_platform;
 use crate::digest::Digest;
 use crate::error::OciError;
-use crate::http::{network, read_body, send};
+use crate::http::{Cause, network, read_body, send};
 use crate::limit::Limit;
 use crate::manifest::{Descriptor, Found, read};
 use crate::name::Reference;
@@ -45,8 +45,23 @@ use crate::store::{Came, Image, Offer, Store, read_config};
 
 /// Where a node hands on images.
 pub const PATH: &str = "/skerry/";
+/// The header that says which version of this a node speaks, in questions and answers. Nodes of releases before it said nothing,
+/// and spoke the first.
+pub const VERSION_HEADER: &str = "skerry-peers-version";
+/// The version that is spoken here.
+pub const VERSION: &str = "1";
 /// The header that shows that one has the password.
 pub const PROOF: &str = "skerry-proof";
+
+/// Whether what a peer says of its version can be understood; or the words to refuse it with.
+pub fn understood(version: Option<&http::HeaderValue>) -> Result<(), String> {
+    match version.map(|version| String::from_utf8_lossy(version.as_bytes())) {
+        Some(other) if other != VERSION => Err(format!(
+            "a peer speaks version {other} of handing on images, and this node version {VERSION}: they are of releases too far apart"
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// So many are asked.
 const ASKED_MAX: usize = 8;
@@ -375,11 +390,14 @@ async fn ask(
         let stream = TcpStream::connect(peer.address).await?;
         let name = ServerName::try_from(peer.node.clone())?;
         let stream = tokio_rustls::TlsConnector::from(tls.clone()).connect(name, stream).await?;
-        let mut request = Request::get(format!("{PATH}{path}")).header(HOST, peer.address.to_string());
+        let request = Request::get(format!("{PATH}{path}")).header(HOST, peer.address.to_string());
+        let mut request = request.header(VERSION_HEADER, VERSION);
         if let Some(proof) = proof {
             request = request.header(PROOF, proof);
         }
-        send(stream, request.body(Full::default())?).await
+        let response = send(stream, request.body(Full::default())?).await?;
+        understood(response.headers().get(VERSION_HEADER))?;
+        Ok::<_, Cause>(response)
     };
     asking.await.map_err(|source| network(format!("ask {} for {path}", peer.address), source))
 }

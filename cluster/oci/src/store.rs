@@ -103,10 +103,13 @@ pub(crate) struct Offer {
     /// Indexes and manifests that lead there.
     pub(crate) documents: Vec<String>,
     /// Its names by digest.
+    #[serde(default)]
     pub(crate) digests: BTreeSet<String>,
     /// Anybody may have it.
+    #[serde(default)]
     pub(crate) open: bool,
     /// It was put on a machine of the cluster beforehand.
+    #[serde(default)]
     pub(crate) preloaded: bool,
 }
 

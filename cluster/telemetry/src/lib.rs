@@ -13,6 +13,7 @@
 
 pub mod logs;
 pub mod metrics;
+mod packed;
 mod resources;
 mod scrape;
 mod serve;

@@ -12,6 +12,7 @@ mod address;
 mod identity;
 mod join;
 mod memory;
+mod release;
 mod renew;
 mod time;
 
@@ -112,6 +113,7 @@ async fn work(
     let mut roles = JoinSet::new();
     roles.spawn(node::role(&parts));
     roles.spawn(memory::role(data, &parts.caches));
+    roles.spawn(release::role(client::Client::new(door.clone())));
     if node_ip.is_none() {
         roles.spawn(address::follow(settings.server.clone(), moving, door.clone()));
     }

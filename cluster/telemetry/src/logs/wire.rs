@@ -1,10 +1,12 @@
 //! What a collector sends to the store, and what it hears back.
 //!
-//! Start at [`Batch`]. It travels as postcard in zstd; the answers are JSON.
+//! Start at [`Batch`]. It travels packed (`packed.rs`); the answers are JSON.
 //!
 //! Invariant: a chunk's bytes are whole lines, and as many as its two ends say; [`Batch::decode`] lets nothing else through.
 
 use serde::{Deserialize, Serialize};
+
+use crate::packed;
 
 /// A batch is no larger than this when it is unpacked.
 pub const BATCH_BYTES_MAX: usize = 2 << 20;
@@ -94,16 +96,12 @@ pub struct WireError(String);
 impl Batch {
     /// Packs it.
     pub fn encode(&self) -> Vec<u8> {
-        // Values of ours always have a form, and memory takes every byte.
-        let plain = postcard::to_allocvec(self).unwrap_or_default();
-        zstd::bulk::compress(&plain, 1).unwrap_or_default()
+        packed::pack(self)
     }
 
     /// Unpacks and checks it.
     pub fn decode(packed: &[u8]) -> Result<Batch, WireError> {
-        let wrong = |error: &dyn std::fmt::Display| WireError(error.to_string());
-        let plain = zstd::bulk::decompress(packed, BATCH_BYTES_MAX).map_err(|error| wrong(&error))?;
-        let batch: Batch = postcard::from_bytes(&plain).map_err(|error| wrong(&error))?;
+        let batch: Batch = packed::unpack(packed, BATCH_BYTES_MAX).map_err(WireError)?;
         match batch.chunks.iter().find_map(Chunk::trouble) {
             Some(trouble) => Err(WireError(trouble.to_owned())),
             None => Ok(batch),

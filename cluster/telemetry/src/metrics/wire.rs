@@ -1,8 +1,10 @@
 //! What a collector of metrics sends: everything it measured at one moment.
 //!
-//! Start at [`Round`]. It travels as postcard in zstd.
+//! Start at [`Round`]. It travels packed (`packed.rs`).
 
 use serde::{Deserialize, Serialize};
+
+use crate::packed;
 
 /// A round is no larger than this when it is unpacked.
 const ROUND_BYTES_MAX: usize = 2 << 20;
@@ -28,15 +30,12 @@ pub struct WireError(String);
 impl Round {
     /// Packs it.
     pub fn encode(&self) -> Vec<u8> {
-        // Values of ours always have a form, and memory takes every byte.
-        let plain = postcard::to_allocvec(self).unwrap_or_default();
-        zstd::bulk::compress(&plain, 1).unwrap_or_default()
+        packed::pack(self)
     }
 
     /// Unpacks and checks it.
     pub fn decode(packed: &[u8]) -> Result<Round, WireError> {
-        let plain = zstd::bulk::decompress(packed, ROUND_BYTES_MAX).map_err(|error| WireError(error.to_string()))?;
-        let round: Round = postcard::from_bytes(&plain).map_err(|error| WireError(error.to_string()))?;
+        let round: Round = packed::unpack(packed, ROUND_BYTES_MAX).map_err(WireError)?;
         match round.values.iter().find(|(name, value)| name.len() > NAME_BYTES_MAX || !value.is_finite()) {
             _ if round.node.is_empty() => Err(WireError("it names no node".to_owned())),
             Some((name, _)) => Err(WireError(format!("{name:.80} is too long, or its value no number"))),
