@@ -1,4 +1,4 @@
-//! ClusterIPs and NodePorts: each given to one Service at a time.
+//! ClusterIPs and NodePorts, those of health checks among them: each given to one Service at a time.
 //!
 //! Start at [`Allocator::admit`]. What is taken is read from the stored Services at start, so nothing can leak for longer
 //! than a process lives.
@@ -113,6 +113,7 @@ impl Allocator {
         let mut service = object.clone();
         self.address(&mut service, &had, &mut held).map_err(refused)?;
         self.node_ports(&mut service, &had, &mut held).map_err(refused)?;
+        self.health_check_port(&mut service, &had, &mut held).map_err(refused)?;
         let has = has(&service);
         held.if_kept.addresses = &had.addresses - &has.addresses;
         held.if_kept.ports = &had.ports - &has.ports;
@@ -209,6 +210,8 @@ impl Allocator {
             _ => false,
         };
         let may_have = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
+        let spec = Path::new("spec");
+        let path = spec.child("ports");
         for (index, port) in dig::items_mut(service, "spec.ports").iter_mut().enumerate() {
             let protocol = match dig::text(port, "protocol") {
                 "" => "TCP",
@@ -217,48 +220,61 @@ impl Allocator {
             let protocol = protocol.to_owned();
             match dig::int(port, "nodePort").unwrap_or(0) {
                 0 if wanted => {
-                    let given = self.next_port(&protocol, index, held)?;
+                    let given = self.next_port(&protocol, &path.index(index).child("nodePort"), held)?;
                     dig::put(port, "nodePort", given.into());
                 }
                 0 => {}
                 // A ClusterIP Service has none; validation says so where a client insists.
                 _ if !may_have => {}
-                asked => self.take_port(asked, &protocol, index, had, held)?,
+                asked => self.take_port(asked, &protocol, &path.index(index).child("nodePort"), had, held)?,
             }
         }
         Ok(())
+    }
+
+    /// The port at which every node tells balancers whether it has endpoints of the Service.
+    fn health_check_port(&self, service: &mut Value, had: &Has, held: &mut Held) -> Result<(), FieldError> {
+        if !checks_health(service) {
+            return Ok(());
+        }
+        let spec = Path::new("spec");
+        let path = spec.child("healthCheckNodePort");
+        match dig::int(service, "spec.healthCheckNodePort").unwrap_or(0) {
+            0 => {
+                let given = self.next_port("TCP", &path, held)?;
+                dig::put(service, "spec.healthCheckNodePort", given.into());
+                Ok(())
+            }
+            asked => self.take_port(asked, "TCP", &path, had, held),
+        }
     }
 
     fn take_port(
         &self,
         asked: i64,
         protocol: &str,
-        index: usize,
+        path: &Path<'_>,
         had: &Has,
         held: &mut Held,
     ) -> Result<(), FieldError> {
-        let (spec, ports) = (Path::new("spec"), "ports");
-        let (list, name) = (spec.child(ports), "nodePort");
-        let item = list.index(index);
-        let path = item.child(name);
         let (low, high) = self.ports;
         let number = u16::try_from(asked).ok().filter(|number| (low..=high).contains(number));
         let Some(number) = number else {
             let why = format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
-            return Err(FieldError::invalid(&path, asked, why));
+            return Err(FieldError::invalid(path, asked, why));
         };
         let port = (number, protocol.to_owned());
         if had.ports.contains(&port) {
             return Ok(());
         }
         if !lock(&self.taken).ports.insert(port.clone()) {
-            return Err(FieldError::invalid(&path, asked, "provided port is already allocated"));
+            return Err(FieldError::invalid(path, asked, "provided port is already allocated"));
         }
         held.if_dropped.ports.insert(port);
         Ok(())
     }
 
-    fn next_port(&self, protocol: &str, index: usize, held: &mut Held) -> Result<u16, FieldError> {
+    fn next_port(&self, protocol: &str, path: &Path<'_>, held: &mut Held) -> Result<u16, FieldError> {
         let mut taken = lock(&self.taken);
         let (low, high) = self.ports;
         let count = high - low + 1;
@@ -273,9 +289,7 @@ impl Allocator {
                 return Ok(number);
             }
         }
-        let spec = Path::new("spec");
-        let ports = spec.child("ports");
-        Err(FieldError::internal(&ports.index(index).child("nodePort"), "failed to allocate a nodePort: range is full"))
+        Err(FieldError::internal(path, "failed to allocate a nodePort: range is full"))
     }
 }
 
@@ -286,14 +300,34 @@ fn has(service: &Value) -> Has {
         let protocol = dig::text(port, "protocol");
         Some((number, if protocol.is_empty() { "TCP" } else { protocol }.to_owned()))
     });
+    let health = checks_health(service).then(|| dig::int(service, "spec.healthCheckNodePort")).flatten();
+    let health = health.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    let ports = ports.chain(health.map(|number| (number, "TCP".to_owned())));
     Has {
         addresses: addresses.filter_map(|text| text.parse::<Ipv4Addr>().ok()).map(u32::from).collect(),
         ports: ports.collect(),
     }
 }
 
+/// Whether every node has a port for the Service at which it tells whether it has endpoints.
+fn checks_health(service: &Value) -> bool {
+    dig::text(service, "spec.type") == "LoadBalancer" && dig::text(service, "spec.externalTrafficPolicy") == "Local"
+}
+
+/// The port of health checks stays, and goes where it is not needed any more, unless the client wrote a new one.
+fn inherit_health(service: &mut Value, old: &Value) {
+    let at = "spec.healthCheckNodePort";
+    let before = dig::int(old, at).unwrap_or(0);
+    match (checks_health(service), dig::int(service, at).unwrap_or(0)) {
+        (true, 0) if before > 0 => dig::put(service, at, before.into()),
+        (false, now) if now == before => drop(dig::remove(service, at)),
+        _ => {}
+    }
+}
+
 /// What an update does not say stays as it was: the address, and the node port of each port.
 fn inherit(service: &mut Value, old: &Value) {
+    inherit_health(service, old);
     let external = |service: &Value| dig::text(service, "spec.type") == "ExternalName";
     if external(service) {
         return;
@@ -389,6 +423,31 @@ mod tests {
         admitted(&allocator, service("ClusterIP", "10.43.0.9"), None).expect("free again");
         let error = admitted(&allocator, service("ClusterIP", "10.44.0.9"), None).expect_err("foreign");
         assert!(error.message.contains("10.43.0.0/16"), "{error}");
+    }
+
+    #[test]
+    fn a_local_policy_has_a_port_for_health_checks() {
+        let balanced = |policy: &str| {
+            let mut service = service("LoadBalancer", "");
+            service["spec"]["externalTrafficPolicy"] = policy.into();
+            service
+        };
+        let (allocator, at) = (allocator(), "spec.healthCheckNodePort");
+        assert_eq!(dig::int(&admitted(&allocator, balanced("Cluster"), None).expect("no port"), at), None);
+        let old = admitted(&allocator, balanced("Local"), None).expect("a port");
+        let port = dig::int(&old, at).expect("a port");
+        assert_ne!(Some(port), dig::int(&dig::list(&old, "spec.ports")[0], "nodePort"));
+        let same = admitted(&allocator, balanced("Local"), Some(&old)).expect("the same");
+        assert_eq!(dig::int(&same, at), Some(port));
+        let mut other = balanced("Local");
+        dig::put(&mut other, at, port.into());
+        let error = admitted(&allocator, other.clone(), None).expect_err("taken");
+        assert!(error.message.contains("spec.healthCheckNodePort"), "{error}");
+        let mut without = same.clone();
+        without["spec"]["externalTrafficPolicy"] = "Cluster".into();
+        let without = admitted(&allocator, without, Some(&same)).expect("given back");
+        assert_eq!(dig::int(&without, at), None);
+        admitted(&allocator, other, None).expect("free again");
     }
 
     #[test]

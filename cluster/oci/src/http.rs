@@ -47,7 +47,7 @@ pub(crate) struct Http {
     tls: Arc<OnceLock<Arc<ClientConfig>>>,
 }
 
-type Cause = Box<dyn Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
 pub(crate) fn network(action: impl Into<String>, source: impl Into<Cause>) -> OciError {
     OciError::Network { action: action.into(), source: source.into() }

@@ -363,9 +363,9 @@ fn affinity_set(port: &Port, chain: &Chain) -> Option<Set> {
 }
 
 /// Slices by the namespace and name of their Service.
-type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>;
+pub(crate) type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>;
 
-fn slices_by_service(slices: &[Arc<EndpointSlice>]) -> Slices<'_> {
+pub(crate) fn slices_by_service(slices: &[Arc<EndpointSlice>]) -> Slices<'_> {
     let mut found = Slices::new();
     for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
         let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name"));

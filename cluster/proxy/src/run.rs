@@ -17,6 +17,7 @@ use sys::net::nft::{self, Transport};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::health::{Checks, Health, checks};
 use crate::plan::{Plan, TABLE, Udp, View, plan};
 use crate::stale::stale;
 
@@ -44,19 +45,22 @@ pub async fn run(options: Options, caches: Arc<Caches>) {
     services.wait_synced().await;
     slices.wait_synced().await;
     let (mut service_changes, mut slice_changes) = (services.changed(), slices.changed());
-    let mut installed = Installed::default();
+    let (mut installed, mut health) = (Installed::default(), Health::new());
     let mut leaving = options.leaving.clone();
     loop {
         service_changes.mark_unchanged();
         slice_changes.mark_unchanged();
-        let wanted = read(&options, &services, &slices);
+        let (wanted, checks) = read(&options, &services, &slices);
         if installed.0.as_ref() != Some(&wanted) {
             if let Err(error) = install(&mut installed, wanted).await {
                 tracing::warn!(error = %chain(&error), table = TABLE, "failed to install the rules of Services");
+                health.tell(checks, false);
                 sleep(RETRY).await;
                 continue;
             }
         }
+        // Balancers send only where the rules are, and nobody is about to leave.
+        health.tell(checks, !*options.leaving.borrow());
         // The caches live as long as this task holds them, so waiting cannot fail.
         tokio::select! {
             _ = service_changes.changed() => {}
@@ -68,10 +72,11 @@ pub async fn run(options: Options, caches: Arc<Caches>) {
     }
 }
 
-fn read(options: &Options, services: &Cache, slices: &Cache) -> Plan {
+fn read(options: &Options, services: &Cache, slices: &Cache) -> (Plan, Checks) {
     let (services, slices) = (services.list::<Service>(None), slices.list::<EndpointSlice>(None));
     let leaving = *options.leaving.borrow();
-    plan(&View { services: &services, slices: &slices, node: &options.node, pods: options.pods, leaving })
+    let view = View { services: &services, slices: &slices, node: &options.node, pods: options.pods, leaving };
+    (plan(&view), checks(&view))
 }
 
 async fn install(installed: &mut Installed, wanted: Plan) -> io::Result<()> {

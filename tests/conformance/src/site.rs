@@ -25,6 +25,10 @@ pub const TOKEN: &str = "abcdef.0123456789abcdef";
 /// Machines are ready long before; more means that something is broken.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
+/// The environment variables that name programs of another release, for the server and for all agents: neighbouring releases
+/// must work together, either way round.
+const SERVER_BINARY: &str = "SKERRY_SERVER_BINARY";
+const AGENT_BINARY: &str = "SKERRY_AGENT_BINARY";
 const BRIDGE: &str = "cable";
 const MTU: u32 = 1500;
 
@@ -56,12 +60,12 @@ impl Site {
             links.up(bridge.index)
         });
         let words = [&["server", "--token", TOKEN], words].concat();
-        let mut server = Machine::new("server", folder.path(), program, address(1), &words);
+        let mut server = Machine::new("server", folder.path(), &other(SERVER_BINARY, program), address(1), &words);
         connect(&cable, &mut server, address(1));
         let before = server.holder().words();
         let before: Vec<&str> = before.iter().map(String::as_str).collect();
         let user = User::new(&before, &server.data.join("admin.kubeconfig"), 1);
-        let (images, program) = (images.map(Path::to_owned), program.to_owned());
+        let (images, program) = (images.map(Path::to_owned), other(AGENT_BINARY, program));
         let mut site = Site { server, agents: Vec::new(), cable, images, program, user, folder };
         site.preload(&site.server);
         site.server.run();
@@ -158,6 +162,11 @@ impl Deref for Site {
     fn deref(&self) -> &User {
         &self.user
     }
+}
+
+/// The program, unless the environment names another.
+fn other(variable: &str, program: &Path) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| program.to_owned(), PathBuf::from)
 }
 
 fn address(last: u8) -> Ipv4Addr {

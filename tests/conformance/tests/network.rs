@@ -52,6 +52,21 @@ spec:
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30082
+  selector: {app: who}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: nobody}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
 metadata: {name: sticky}
 spec: {sessionAffinity: ClientIP, selector: {app: who}, ports: [{port: 80, targetPort: 8080}]}
 ---
@@ -168,6 +183,29 @@ fn node_ports_answer(site: &Site) {
     }
 }
 
+/// Every node says how many endpoints of a Service with a local policy it has, in upstream's words.
+fn health_checks_answer(site: &Site) {
+    let port = site.must("get service nobody -o jsonpath={.spec.healthCheckNodePort}").parse().expect("a port");
+    for (name, port, status, count) in
+        [("balanced", 30082, "200 OK", 1), ("nobody", port, "503 Service Unavailable", 0)]
+    {
+        for asked in machines(site) {
+            let (head, body) = site.server.get(asked.address(), port, "/healthz");
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let wanted = serde_json::json!({
+                "service": {"namespace": "default", "name": name}, "localEndpoints": count, "serviceProxyHealthy": true,
+            });
+            assert!(head.contains(status), "{}: {head}", asked.name);
+            assert_eq!(body, wanted, "{} of {}", asked.name, name);
+            let weight = format!("x-load-balancing-endpoint-weight: {count}\r\n");
+            assert!(head.to_lowercase().contains(&weight), "{head}");
+        }
+    }
+    site.must("patch service balanced -p '{\"spec\":{\"externalTrafficPolicy\":\"Cluster\"}}'");
+    assert_eq!(site.must("get service balanced -o jsonpath={.spec.healthCheckNodePort}"), "");
+    site.wait_until("nothing answers any more", |site| site.server.get(site.server.address(), 30082, "/").0.is_empty());
+}
+
 #[test]
 fn pods_services_and_names_are_reached_from_every_node() {
     let mut site = start();
@@ -176,6 +214,7 @@ fn pods_services_and_names_are_reached_from_every_node() {
     are_connected(&site, &before);
     services_answer(&site, &before);
     node_ports_answer(&site);
+    health_checks_answer(&site);
     let conditions = "get nodes -o jsonpath={.items[*].status.conditions[?(@.type=='NetworkUnavailable')].status}";
     assert_eq!(site.must(conditions), "False False False");
 

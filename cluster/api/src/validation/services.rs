@@ -147,6 +147,17 @@ fn policies(spec: &Value, kind: &str, wrong: &mut Wrong) {
             "may only be set for externally-accessible services",
         );
     }
+    let port = dig::int(spec, "healthCheckNodePort").unwrap_or(0);
+    let at = SPEC.child("healthCheckNodePort");
+    match kind == "LoadBalancer" && dig::text(spec, "externalTrafficPolicy") == "Local" {
+        true => wrong.all(&at, port, if port == 0 { Vec::new() } else { names::port_number(port) }),
+        false if port != 0 => wrong.invalid(
+            &at,
+            port,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ),
+        false => {}
+    }
     if kind != "LoadBalancer" {
         for field in ["loadBalancerClass", "allocateLoadBalancerNodePorts"] {
             if dig::has(spec, field) {
@@ -163,6 +174,10 @@ pub(super) fn service_update(new: &Value, old: &Value, wrong: &mut Wrong) {
     if has_address(new) && has_address(old) && !address(old).is_empty() && address(new) != address(old) {
         let shown = dig::get(new, "spec.clusterIPs").clone();
         wrong.invalid(&SPEC.child("clusterIPs").index(0), shown, "may not change once set");
+    }
+    let health = |object| dig::int(object, "spec.healthCheckNodePort").unwrap_or(0);
+    if health(new) != 0 && health(old) != 0 && health(new) != health(old) {
+        wrong.invalid(&SPEC.child("healthCheckNodePort"), health(new), "field is immutable");
     }
     if kind(new) == "LoadBalancer" && kind(old) == "LoadBalancer" {
         let field = "loadBalancerClass";
