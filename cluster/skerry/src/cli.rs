@@ -160,6 +160,9 @@ pub struct Restore {
     /// The key of an encrypted backup.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Do nothing, and succeed, if the folder holds anything: what a board does at every start.
+    #[arg(long, conflicts_with = "move_aside")]
+    pub if_blank: bool,
     /// Take a folder that holds a cluster: its database and keys are moved to replaced-SECONDS in the same folder.
     #[arg(long)]
     pub move_aside: bool,

@@ -41,6 +41,10 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
     server::logging();
     let now = SystemClock.now();
     let failed = |source| RestoreFailed::Restore { folder: options.data_dir.clone(), source };
+    if options.if_blank && !is_blank(&options.data_dir).map_err(failed)? {
+        println!("nothing is restored, because {} holds a cluster", options.data_dir.display());
+        return Ok(());
+    }
     let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
     let file = check(&options.file, key.as_ref()).map_err(failed)?;
     let contents = file.contents().map_err(failed)?;
@@ -60,16 +64,22 @@ pub(crate) async fn before_first_start(
     now: Timestamp,
 ) -> Result<(), RestoreFailed> {
     let failed = |source| RestoreFailed::Restore { folder: data.to_owned(), source };
-    match look(data, false) {
-        Err(BackupError::NotBlank { .. }) => return Ok(()),
-        looked => looked.map_err(failed)?,
-    };
+    if !is_blank(data).map_err(failed)? {
+        return Ok(());
+    }
     let key = key.map(Key::read).transpose().map_err(failed)?;
     let file = check(file, key.as_ref()).map_err(failed)?;
     file.contents().map_err(failed)?;
     let wish = Wish { file: &file, data, move_aside: false, volumes: &BTreeMap::new() };
     tracing::info!("{}", fulfil(&wish, now).await?);
     Ok(())
+}
+
+fn is_blank(data: &Path) -> Result<bool, BackupError> {
+    match look(data, false) {
+        Err(BackupError::NotBlank { .. }) => Ok(false),
+        looked => looked.map(|_| true),
+    }
 }
 
 /// What is to be restored where; all of it was looked at.

@@ -4,6 +4,8 @@
 //!
 //! Invariants:
 //! * the partition is mounted for a moment and read-only, and written only where the report changes;
+//! * what runs once because of a setting is run while the partition is mounted; where it fails, that is a problem of this setting,
+//!   and the board starts no cluster: one that began empty could not become the wanted one any more;
 //! * where the partition cannot be read, the settings that were good last count, and a board without any starts no cluster
 //!   that nobody asked for.
 
@@ -15,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use settings::{ERRORS_FILE, FILE, Problem, Role, Settings};
 
 use crate::disk::Disk;
-use crate::facts::Values;
+use crate::facts::{Service, Values, lines_for, services};
 use crate::phase::{Doing, Error};
 
 /// Of the firmware partition.
@@ -29,26 +31,57 @@ const FOLDER: &str = "/run/skerry";
 /// Of a machine-id, so many letters tell boards apart that nobody named.
 const LETTERS: usize = 6;
 /// The settings that only services act on, and what services call them.
-const FOR_SERVICES: [(&str, &str); 4] =
-    [("labels", "labels"), ("taints", "taints"), ("mirrors", "mirrors"), ("trusted_keys", "keys_file")];
+const FOR_SERVICES: [(&str, &str); 5] = [
+    ("labels", "labels"),
+    ("taints", "taints"),
+    ("mirrors", "mirrors"),
+    ("checkpoint_key", "checkpoint_key_file"),
+    ("restore", "restore"),
+];
+const NO_CLUSTER: &str = "the board starts no cluster and joins none";
 
-/// Reads the settings and brings the report up to date. What cannot be done is a problem like any other, and so is what none
-/// of the `services` of this image takes.
-pub fn read(disk: &Disk, services: &str) -> (Settings, Vec<Problem>) {
-    match with_card(disk, |place| look(place, services)) {
+/// What the image offers to do with settings.
+pub struct Offer<'a> {
+    /// The text of `/etc/skerry/services`.
+    pub services: &'a str,
+    /// Runs one that runs once; the error says why it failed.
+    pub once: &'a dyn Fn(&Service) -> Result<(), String>,
+}
+
+/// Reads the settings, runs what runs once because of them, and brings the report up to date. What cannot be done is a problem
+/// like any other, and so is what no service of this image takes.
+pub fn read(disk: &Disk, offer: &Offer<'_>) -> (Settings, Vec<Problem>) {
+    match with_card(disk, |place| look(place, offer)) {
         Ok((good, settings, problems)) => {
             good.iter().for_each(|bytes| keep(bytes));
             (settings, problems)
         }
         Err(error) => {
-            let (settings, what) = match fs::read(KEPT) {
+            let (mut settings, what) = match fs::read(KEPT) {
                 Ok(bytes) => (settings::read(&bytes).0, "the last good ones count"),
-                Err(_) => (unclear(), "the board starts no cluster and joins none"),
+                Err(_) => (unclear(), NO_CLUSTER),
             };
             let what = format!("the boot partition cannot be read, {what}: {}", base::chain(&error));
-            (settings, vec![Problem { line: 0, what }])
+            let mut problems = vec![Problem { line: 0, what }];
+            problems.extend(prepare(&[], &mut settings, offer));
+            (settings, problems)
         }
     }
+}
+
+/// Runs what runs once, before the services.
+fn prepare(bytes: &[u8], settings: &mut Settings, offer: &Offer<'_>) -> Vec<Problem> {
+    // What is wrong with the list itself is told when the services are to start.
+    let all = services(offer.services, settings.role.word(), &values(settings)).unwrap_or_default();
+    let mut problems = Vec::new();
+    for (setting, service) in all.iter().filter_map(|service| Some((service.once.as_ref()?, service))) {
+        if let Err(why) = (offer.once)(service) {
+            let what = format!("{setting} cannot be done, {NO_CLUSTER}: {why}");
+            problems.push(Problem { line: settings::line_of(bytes, setting), what });
+            settings.role = Role::Unclear;
+        }
+    }
+    problems
 }
 
 fn unclear() -> Settings {
@@ -75,11 +108,12 @@ fn with_card<T>(disk: &Disk, work: impl Fn(&Path) -> Result<T, Error>) -> Result
 }
 
 /// The settings and what is wrong with them; before them the file's bytes where every line of it is good.
-fn look(place: &Path, services: &str) -> Result<(Option<Vec<u8>>, Settings, Vec<Problem>), Error> {
+fn look(place: &Path, offer: &Offer<'_>) -> Result<(Option<Vec<u8>>, Settings, Vec<Problem>), Error> {
     let bytes = bytes(&place.join(FILE))?;
-    let (settings, mut problems) = settings::read(&bytes);
+    let (mut settings, mut problems) = settings::read(&bytes);
     let is_good = problems.is_empty();
-    problems.extend(unheeded(&bytes, &settings, services));
+    problems.extend(unheeded(&bytes, &settings, offer.services));
+    problems.extend(prepare(&bytes, &mut settings, offer));
     let report = if problems.is_empty() { String::new() } else { settings::report(&problems) };
     let path = place.join(ERRORS_FILE);
     let before = fs::read_to_string(&path).unwrap_or_default();
@@ -93,14 +127,15 @@ fn look(place: &Path, services: &str) -> Result<(Option<Vec<u8>>, Settings, Vec<
 
 /// The settings that would change nothing, because no service asks for them: who writes one is told so.
 fn unheeded(bytes: &[u8], settings: &Settings, services: &str) -> Vec<Problem> {
-    let text = String::from_utf8_lossy(bytes);
-    let values = values(settings);
+    let (values, role) = (values(settings), settings.role.word());
+    let is_taken = |value: &str| lines_for(services, role).any(|line| line.contains(&format!("{{{value}}}")));
+    let unheeded = |name: &&str| settings.role != Role::Unclear && !is_taken(name);
     FOR_SERVICES
         .iter()
-        .filter(|(_, value)| values.contains_key(value) && !services.contains(&format!("{{{value}}}")))
+        .filter(|(_, value)| values.contains_key(value) && unheeded(value))
         .map(|(name, _)| Problem {
-            line: text.lines().position(|line| line.trim_start().starts_with(name)).map_or(0, |at| at + 1),
-            what: format!("{name} changes nothing yet: no service of this image takes it"),
+            line: settings::line_of(bytes, name),
+            what: format!("{name} changes nothing: no service of this image takes it on a board that is {role}"),
         })
         .collect()
 }
@@ -150,6 +185,10 @@ pub fn values(settings: &Settings) -> Values {
     say("server", settings.server.as_ref().map(ToString::to_string));
     say("token_file", settings.token.as_ref().map(|_| file("token")));
     say("keys_file", (!settings.trusted_keys.is_empty()).then(|| file("trusted-keys")));
+    let on_board = |name: &String| Path::new(PLACE).join(name).display().to_string();
+    say("checkpoint_key_file", settings.checkpoint_key.as_ref().map(|_| file("checkpoint-key")));
+    say("restore", settings.restore.as_ref().map(on_board));
+    say("restore_key", settings.restore_key.as_ref().map(on_board));
     say("node_ip", settings.node_ip.map(|ip| ip.to_string()));
     let labels: Vec<String> = settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     say("labels", Some(labels.join(",")));
@@ -164,7 +203,9 @@ pub fn values(settings: &Settings) -> Values {
 pub fn hand_out(settings: &Settings) -> Result<(), Error> {
     fs::create_dir_all(FOLDER).doing(format_args!("make {FOLDER}"))?;
     let keys: String = settings.trusted_keys.iter().map(|key| format!("{key}\n")).collect();
-    for (name, text) in [("token", settings.token.clone().unwrap_or_default()), ("trusted-keys", keys)] {
+    let (token, checkpoint_key) = (settings.token.clone(), settings.checkpoint_key.clone());
+    let texts = [("token", token), ("checkpoint-key", checkpoint_key), ("trusted-keys", Some(keys))];
+    for (name, text) in texts.map(|(name, text)| (name, text.unwrap_or_default())) {
         if !text.is_empty() {
             sys::files::replace(&Path::new(FOLDER).join(name), text.as_bytes(), 0o600)?;
         }
@@ -215,7 +256,7 @@ mod tests {
         if let Some(text) = text {
             fs::write(folder.path().join(FILE), text).unwrap();
         }
-        let (_, settings, problems) = look(folder.path(), "").unwrap();
+        let (_, settings, problems) = look(folder.path(), &Offer { services: "", once: &|_| Ok(()) }).unwrap();
         assert_eq!((settings.role, !problems.is_empty()), (role, has_problems), "{problems:?}");
     }
 
@@ -226,9 +267,42 @@ mod tests {
         let said = |services: &str| -> Vec<String> {
             unheeded(text.as_bytes(), &settings, services).iter().map(ToString::to_string).collect()
         };
-        let expected = "skerry.toml:2: labels changes nothing yet: no service of this image takes it";
-        assert_eq!(said("server /bin/x [ --taints {taints} ]"), [expected]);
+        let expected =
+            "skerry.toml:2: labels changes nothing: no service of this image takes it on a board that is server";
+        assert_eq!(said("server /bin/x [ --taints {taints} ]\nagent role=agent /bin/x {labels}"), [expected]);
         assert_eq!(said("{labels} {taints}").len(), 0);
+    }
+
+    const RESTORES: &str =
+        "restore role=server once=restore /bin/r [ --key {restore_key} ] {restore}\nserver role=server /s";
+
+    /// What runs once because of these settings, and what becomes of the board where it ends so.
+    #[track_caller]
+    fn check_once(text: &str, ends: Result<(), String>, ran: &str, role: Role, problems: &[&str]) {
+        let mut settings = settings::read(text.as_bytes()).0;
+        let seen = std::cell::RefCell::new(String::new());
+        let once = |service: &Service| {
+            *seen.borrow_mut() = service.args.join(" ");
+            ends.clone()
+        };
+        let said = prepare(text.as_bytes(), &mut settings, &Offer { services: RESTORES, once: &once });
+        let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+        assert_eq!((seen.into_inner().as_str(), settings.role), (ran, role), "{text}");
+        assert_eq!(said, problems, "{text}");
+    }
+
+    #[test]
+    fn a_backup_that_cannot_be_restored_starts_no_empty_cluster() {
+        check_once("hostname = \"a\"\n", Ok(()), "", Role::Server, &[]);
+        let text = "# restore\nrestore = \"a.backup\"\nrestore_key = \"/data/key\"\n";
+        let ran = "--key /data/key /run/boot/a.backup";
+        check_once(text, Ok(()), ran, Role::Server, &[]);
+        let expected =
+            "skerry.toml:2: restore cannot be done, the board starts no cluster and joins none: a.backup is damaged";
+        check_once(text, Err("a.backup is damaged".to_owned()), ran, Role::Unclear, &[expected]);
+        // Somebody meant a backup: whatever the program makes of the folder, an empty cluster is not it.
+        check_once("restore = 7\n", Ok(()), "/run/boot/", Role::Server, &[]);
+        check_once("server = \"a\"\nrestore = \"b\"\n", Ok(()), "", Role::Agent, &[]);
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl Facts {
 pub struct Service {
     /// Its name, for messages and its cgroup.
     pub name: String,
+    /// It runs once, before the others, because of this setting.
+    pub once: Option<String>,
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
@@ -76,26 +78,33 @@ impl Service {
 pub type Values = BTreeMap<&'static str, String>;
 
 /// The services of `/etc/skerry/services` for a board of this role, one a line: name, `role=ROLE` where it is for one role
-/// only, `NAME=value` words of the environment, program, arguments. `{name}` is a value, and `[ ... ]` is left out where it
-/// speaks of one that is not there.
+/// only, `once=VALUE` where it runs to its end before the others and only because of this value, `NAME=value` words of the
+/// environment, program, arguments. `{name}` is a value, and `[ ... ]` is left out where it speaks of one that is not there.
 pub fn services(text: &str, role: &str, values: &Values) -> Result<Vec<Service>, Error> {
-    lines(text).filter(|line| is_for(line, role)).map(|line| service(line, values)).collect()
+    let is_due = |line: &&str| word_of(line, "once=").is_none_or(|value| values.contains_key(value));
+    lines_for(text, role).filter(is_due).map(|line| service(line, values)).collect()
 }
 
-fn is_for(line: &str, role: &str) -> bool {
-    line.split_whitespace().find_map(|word| word.strip_prefix("role=")).is_none_or(|wanted| wanted == role)
+/// The lines that a board of this role heeds.
+pub fn lines_for<'a>(text: &'a str, role: &'a str) -> impl Iterator<Item = &'a str> {
+    lines(text).filter(move |line| word_of(line, "role=").is_none_or(|wanted| wanted == role))
+}
+
+fn word_of<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(name))
 }
 
 fn service(line: &str, values: &Values) -> Result<Service, Error> {
     let mut words = line.split_whitespace();
     let name = words.next().unwrap_or_default().to_owned();
+    let once = word_of(line, "once=").map(str::to_owned);
     let mut environment = Vec::new();
     for word in words.by_ref() {
         match word.split_once('=') {
             _ if word.starts_with('/') => {
-                return Ok(Service { name, program: word.into(), args: arguments(words, values)?, environment });
+                return Ok(Service { name, once, program: word.into(), args: arguments(words, values)?, environment });
             }
-            Some(("role", _)) => {}
+            Some(("role" | "once", _)) => {}
             Some((variable, value)) => environment.push((variable.to_owned(), value.to_owned())),
             None => break,
         }
@@ -196,6 +205,15 @@ mod tests {
         assert_eq!(names("server"), ["keeper", "server"]);
         assert_eq!(names("agent"), ["keeper", "agent"]);
         assert_eq!(names("unclear"), ["keeper"]);
+    }
+
+    #[test]
+    fn some_run_once_and_only_because_of_a_value() {
+        let values = Values::from([("file", "/f".to_owned())]);
+        let found = services("a once=file /a {file}\nb once=other /b {other}\nc /c\n", "server", &values).unwrap();
+        let rows: Vec<(&str, Option<&str>)> =
+            found.iter().map(|service| (service.name.as_str(), service.once.as_deref())).collect();
+        assert_eq!((rows, found[0].args.join(" ")), (vec![("a", Some("file")), ("c", None)], "/f".to_owned()));
     }
 
     #[test]

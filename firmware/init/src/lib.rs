@@ -25,6 +25,7 @@ pub mod lease;
 pub mod modprobe;
 pub mod network;
 pub mod ntp;
+pub mod once;
 pub mod phase;
 pub mod power;
 pub mod root;

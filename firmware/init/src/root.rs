@@ -15,6 +15,7 @@ use nix::mount::{MsFlags, mount};
 use settings::Settings;
 use slots::Name;
 
+use crate::card::{self, Offer};
 use crate::console::say;
 use crate::data::{self, DATA};
 use crate::disk::{Disk, read_table};
@@ -24,7 +25,7 @@ use crate::phase::{Doing, Error, Phase, run_all};
 use crate::power;
 use crate::supervise;
 use crate::watchdog::{BOOTING_S, GOING_DOWN_S, RUNNING_S, Watchdog};
-use crate::{card, clock, modprobe, trial};
+use crate::{clock, modprobe, once, trial};
 
 const BOARD: &str = "/etc/skerry/board";
 const SERVICES: &str = "/etc/skerry/services";
@@ -34,6 +35,8 @@ const DATA_TRIES: usize = 3;
 const DATA_PAUSE: Duration = Duration::from_secs(2);
 /// A first address usually comes sooner: cables take three seconds to be noticed, and servers a moment to answer.
 const ADDRESS_WITHIN: Duration = Duration::from_secs(10);
+/// What those programs say that run once.
+const ONCE: &str = "/run/skerry/once";
 const RESOLV_CONF: &str = "/run/resolv.conf";
 /// What keeps a link calls nothing deep.
 const LINK_STACK: usize = 256 << 10;
@@ -46,9 +49,9 @@ pub const PHASES: &[Phase<Machine>] = &[
     Phase { name: "drivers", must: false, run: drivers },
     Phase { name: "watchdog", must: false, run: watchdog },
     Phase { name: "data", must: false, run: open_data },
+    Phase { name: "clock", must: false, run: raise_clock },
     Phase { name: "settings", must: false, run: read_settings },
     Phase { name: "slots", must: false, run: slots_told },
-    Phase { name: "clock", must: false, run: raise_clock },
     Phase { name: "loopback", must: false, run: |_| network::loopback() },
     Phase { name: "network", must: false, run: network_up },
 ];
@@ -177,7 +180,8 @@ fn text(path: &str) -> Result<String, Error> {
 /// What a person wants of this board: read once the data partition is there, which keeps the last good settings.
 fn read_settings(machine: &mut Machine) -> Result<String, Error> {
     let offered = text(SERVICES)?;
-    let (settings, problems) = card::read(&disk(machine)?, &offered);
+    let once = |service: &Service| run_once(machine, service);
+    let (settings, problems) = card::read(&disk(machine)?, &Offer { services: &offered, once: &once });
     for problem in &problems {
         say(format_args!("{problem}"));
     }
@@ -187,11 +191,22 @@ fn read_settings(machine: &mut Machine) -> Result<String, Error> {
     nix::unistd::sethostname(&machine.hostname).doing(format_args!("set the host name {}", machine.hostname))?;
     let role = settings.role.word();
     machine.services = services(&offered, role, &card::values(&settings))?;
+    machine.services.retain(|service| service.once.is_none());
     machine.healthy = machine.board.get(&format!("healthy_{role}")).map(str::to_owned);
     machine.settings = settings;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").doing("read this boot's number")?;
     let count = machine.services.len();
     Ok(format!("{} is {role}, {count} services, boot {}", machine.hostname, boot.trim()))
+}
+
+/// Without a data partition, nothing is prepared for services that will not start.
+fn run_once(machine: &Machine, service: &Service) -> Result<(), String> {
+    if !machine.has_data {
+        return Ok(());
+    }
+    let said = once::run(service, Path::new(ONCE), &|| machine.watchdog.iter().for_each(Watchdog::feed))?;
+    said.lines().for_each(|line| say(format_args!("{}: {line}", service.name)));
+    Ok(())
 }
 
 fn disk(machine: &Machine) -> Result<Disk, Error> {

@@ -279,7 +279,8 @@ fn start_held(service: &Service, family: &Family, output: io::PipeWriter) -> io:
     start.start().map(|started| started.pid).map_err(io::Error::other)
 }
 
-fn environment(service: &Service) -> impl Iterator<Item = (&str, &str)> {
+/// What a program of ours finds in its environment.
+pub(crate) fn environment(service: &Service) -> impl Iterator<Item = (&str, &str)> {
     let given = service.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     [("PATH", "/bin:/sbin"), ("HOME", DATA)].into_iter().chain(given)
 }
@@ -598,6 +599,7 @@ mod tests {
         let family = Family::default();
         let script = "test -S /proc/self/fd/3 && echo $SOCKET && exit 7";
         let service = Service {
+            once: None,
             name: "keeper".into(),
             program: "/bin/sh".into(),
             args: ["-c", script, "keeper", "--held"].map(String::from).to_vec(),

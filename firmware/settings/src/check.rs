@@ -12,6 +12,8 @@ const HOSTNAME_MAX: usize = 63;
 const LINK_NAME_MAX: usize = 15;
 /// Nobody copies longer ones by hand.
 const WORD_MAX: usize = 512;
+/// What is shorter can be guessed.
+const SECRET_MIN: usize = 16;
 /// Of a label's key without prefix, and of its value, as Kubernetes has it.
 const LABEL_MAX: usize = 63;
 /// Where no prefix is given.
@@ -66,6 +68,17 @@ pub fn word(value: &str) -> Answer<String> {
     Err(format!("is not one word of up to {WORD_MAX} letters, digits and signs"))
 }
 
+/// A file beside the settings, or a full path on the board.
+pub fn file(value: &str) -> Answer<String> {
+    let mut parts = value.strip_prefix('/').unwrap_or(value).split('/');
+    let is_plain = parts.all(|part| !part.is_empty() && !part.starts_with('.'));
+    let is_near = value.starts_with('/') || !value.contains('/');
+    if is_plain && is_near && value.len() <= WORD_MAX && !value.chars().any(char::is_control) {
+        return Ok(value.to_owned());
+    }
+    Err("is no file: a name is, of a file beside this one, or a full path on the board".to_owned())
+}
+
 /// What lets a board into a cluster, in the form that Kubernetes gave it.
 pub fn token(value: &str) -> Answer<String> {
     let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -75,6 +88,14 @@ pub fn token(value: &str) -> Answer<String> {
     }
     // It is a secret, perhaps with one letter missing: it is not repeated by whoever tells of this.
     Err("is no token: one looks like abcdef.0123456789abcdef, small letters and digits".to_owned())
+}
+
+/// What somebody keeps to himself: long enough that nobody guesses it, and never repeated.
+pub fn secret(value: &str) -> Answer<String> {
+    if (SECRET_MIN..=WORD_MAX).contains(&value.len()) && !value.chars().any(char::is_control) {
+        return Ok(value.to_owned());
+    }
+    Err(format!("is no secret: {SECRET_MIN} to {WORD_MAX} bytes are"))
 }
 
 /// Nothing for DHCP, or an address with the length of its net's prefix.
@@ -220,6 +241,19 @@ mod tests {
     fn tokens() {
         good(token, "abcdef.0123456789abcdef 000000.zzzzzzzzzzzzzzzz");
         bad(token, "abcdef abcdef.0123456789abcde Abcdef.0123456789abcdef abcdef.0123456789abcdef. .");
+    }
+
+    #[test]
+    fn files_are_beside_or_have_a_full_path() {
+        good(file, "skerry-0a1b-007.backup /data/var/lib/a.backup K");
+        assert!(file("my backup").is_ok());
+        bad(file, " / . .. ../a a/b /a/../b /a//b a/ \t");
+    }
+
+    #[test]
+    fn secrets_are_long() {
+        assert!(secret("sixteen letters.").is_ok() && secret("fifteen letters").is_err());
+        assert!(secret("sixteen letters\n.").is_err() && secret(&"a".repeat(513)).is_err());
     }
 
     #[test]

@@ -84,6 +84,28 @@ pub(crate) const KEYS: &[Key] = &[
         get: |of| of.token.clone().map(Value::from),
     },
     Key {
+        name: "checkpoint_key",
+        about: "For an agent: a secret of your own that encrypts what it keeps of its pods, Secrets among it.",
+        example: "\"a long secret that nobody guesses\"",
+        set: |to, reader, item| to.checkpoint_key = reader.secret(item, check::secret),
+        get: |of| of.checkpoint_key.clone().map(Value::from),
+    },
+    Key {
+        name: "restore",
+        about: "For a server that has no cluster yet: begin with that of this backup, a file beside this one.\nOnce there is a \
+                cluster, this says nothing any more.",
+        example: "\"skerry.backup\"",
+        set: |to, reader, item| to.restore = reader.checked_or_unclear(item, check::file),
+        get: |of| of.restore.clone().filter(|file| !file.is_empty()).map(Value::from),
+    },
+    Key {
+        name: "restore_key",
+        about: "Where the backup is encrypted: the file with its key. Take it off the card afterwards.",
+        example: "\"skerry.key\"",
+        set: |to, reader, item| to.restore_key = reader.checked(item, check::file),
+        get: |of| of.restore_key.clone().map(Value::from),
+    },
+    Key {
         name: "address",
         about: "\"dhcp\", or the board's own address with the length of its net.",
         example: "\"192.168.1.20/24\"",
@@ -186,14 +208,15 @@ pub fn file(settings: &Settings) -> String {
         crate::ERRORS_FILE
     );
     for key in KEYS {
-        let about: String = key.about.lines().map(|line| format!("\n# {line}\n")).collect();
+        let above = if key.about.is_empty() { "" } else { "\n" };
+        let about: String = key.about.lines().map(|line| format!("# {line}\n")).collect();
         // A server that nobody asked for is the usual one.
         let said = if key.name == "role" && *settings == Settings::default() { None } else { (key.get)(settings) };
         let line = match said {
             Some(value) => format!("{} = {value}", key.name),
             None => format!("#{} = {}", key.name, key.example),
         };
-        let _infallible = writeln!(text, "{about}{line}");
+        let _infallible = writeln!(text, "{above}{about}{line}");
     }
     for network in &settings.links {
         let _infallible = writeln!(text, "\n[links.\"{}\"]", network.link.as_deref().unwrap_or_default());
@@ -220,6 +243,9 @@ mod tests {
             role: Role::Agent,
             server: Some(Server { host: "10.77.0.1".to_owned(), port: 6443 }),
             token: Some("abcdef.0123456789abcdef".to_owned()),
+            checkpoint_key: Some("a \"long\" secret".to_owned()),
+            restore: None,
+            restore_key: None,
             network: Network {
                 link: Some("eth1".to_owned()),
                 address: Some((ip(10, 77, 0, 2), 24)),
@@ -246,13 +272,19 @@ mod tests {
         check(&Settings::default());
         check(&full());
         check(&Settings { hostname: Some("x".to_owned()), ..Settings::default() });
+        let (restore, restore_key) = (Some("a.backup".to_owned()), Some("/data/key".to_owned()));
+        check(&Settings { restore, restore_key, ..Settings::default() });
     }
 
     /// As a person uncomments them.
     #[test]
     fn every_example_is_good() {
         for key in KEYS {
-            let mut text = format!("role = \"agent\"\nserver = \"a\"\naddress = \"192.168.1.20/24\"\n");
+            let mut text = match key.name {
+                "restore" | "restore_key" => "role = \"server\"\nrestore = \"a.backup\"\n",
+                _ => "role = \"agent\"\nserver = \"a\"\naddress = \"192.168.1.20/24\"\n",
+            }
+            .to_owned();
             if !text.contains(&format!("{} =", key.name)) {
                 text += &format!("{} = {}\n", key.name, key.example);
             }

@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 pub use keys::file;
-pub use reader::{read, set};
+pub use reader::{line_of, read, set};
 
 /// The file's name on the boot partition.
 pub const FILE: &str = "skerry.toml";
@@ -43,6 +43,13 @@ pub struct Settings {
     pub server: Option<Server>,
     /// What lets a board into the cluster.
     pub token: Option<String>,
+    /// Encrypts what an agent remembers of its pods.
+    pub checkpoint_key: Option<String>,
+    /// For a server that has no cluster yet: the backup to begin with. A name is that of a file beside the settings;
+    /// empty, somebody named one and nobody can tell which.
+    pub restore: Option<String>,
+    /// The file with the backup's key, named likewise.
+    pub restore_key: Option<String>,
     /// The first wired link, or the one named.
     pub network: Network,
     /// Further links; each has a name.

@@ -64,6 +64,12 @@ pub fn set(settings: &mut Settings, name: &str, value: &str) -> Answer<()> {
     reader.problems.pop().map_or(Ok(()), |problem| Err(problem.what))
 }
 
+/// The line, from 1, on which the setting `name` is said at the top of the file; 0 where it is not.
+pub fn line_of(bytes: &[u8], name: &str) -> usize {
+    let says = |line: &str| line.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='));
+    text(&bytes[..bytes.len().min(BYTES_MAX)]).lines().position(says).map_or(0, |at| at + 1)
+}
+
 impl<'t> Reader<'t> {
     fn take(
         &mut self,
@@ -144,6 +150,16 @@ impl<'t> Reader<'t> {
         check(value.trim()).map_err(|why| self.wrong(at, what(why))).ok()
     }
 
+    /// As [`Reader::checked`], where what was said and means nothing is not as good as not said: it is an empty text.
+    pub(crate) fn checked_or_unclear(
+        &mut self,
+        item: Item<'_, '_>,
+        check: fn(&str) -> Answer<String>,
+    ) -> Option<String> {
+        let is_said = item.value.get_ref().as_str() != Some("");
+        is_said.then(|| self.checked_or_empty(item, check).unwrap_or_default())
+    }
+
     /// As [`Reader::checked`], for what is not to be seen on a console.
     pub(crate) fn secret(&mut self, item: Item<'_, '_>, check: fn(&str) -> Answer<String>) -> Option<String> {
         let at = item.value.span().start;
@@ -222,8 +238,26 @@ impl<'t> Reader<'t> {
             let at = line(self, "server").unwrap_or(1);
             self.problem(at, "server is for agents, and the role is server: it is left out".to_owned());
         }
+        self.restore(settings, is_broken);
         let at = line(self, "gateway").unwrap_or(1);
         self.near(&mut settings.network, at);
+    }
+
+    /// A backup is for a server, and its key for a backup.
+    fn restore(&mut self, settings: &mut Settings, is_broken: bool) {
+        if is_broken && settings.restore.is_none() && self.begins_a_line(&["restore ", "restore="]) {
+            settings.restore = Some(String::new());
+        }
+        let mut leave_out = |name: &str, why: &str| {
+            let line = self.lines.get(name).copied().unwrap_or(1);
+            self.problem(line, format!("{name} {why}: it is left out"));
+        };
+        if settings.role == Role::Agent && settings.restore.take().is_some() {
+            leave_out("restore", "is for servers, and the role is agent");
+        }
+        if settings.restore.is_none() && settings.restore_key.take().is_some() {
+            leave_out("restore_key", "is for a backup, and restore names none");
+        }
     }
 
     /// A gateway must be in the net of the address.
@@ -384,6 +418,32 @@ mod tests {
             "2: server is for agents, and the role is server: it is left out",
         );
         assert_eq!((settings.role, settings.server), (Role::Server, None));
+    }
+
+    #[test]
+    fn a_backup_is_for_a_server_and_its_key_for_a_backup() {
+        let settings = check("restore = \"a.backup\"\nrestore_key = \"a.key\"\n", "");
+        assert_eq!((settings.restore.as_deref(), settings.restore_key.as_deref()), (Some("a.backup"), Some("a.key")));
+        let settings = check(
+            "server = \"a\"\nrestore = \"a\"\nrestore_key = \"b\"\n",
+            "2: restore is for servers, and the role is agent: it is left out\n\
+             3: restore_key is for a backup, and restore names none: it is left out",
+        );
+        assert_eq!((settings.restore, settings.restore_key), (None, None));
+        let settings = check(
+            "restore = \"../a\"\n",
+            "1: restore is \"../a\", which is no file: a name is, of a file beside this one, or a full path on the board",
+        );
+        // A cluster that begins empty could not be restored any more.
+        assert_eq!(settings.restore.as_deref(), Some(""));
+        assert_eq!(read(b"restore \"a.backup\"\n").0.restore.as_deref(), Some(""));
+        assert_eq!(check("restore = \"\"\n", "").restore, None);
+    }
+
+    #[test]
+    fn settings_are_found_by_their_line() {
+        let text = b"# restore = 1\nrestore_key = \"a\"\r\n restore= \"b\"\n";
+        assert_eq!((line_of(text, "restore"), line_of(text, "restore_key"), line_of(text, "role")), (3, 2, 0));
     }
 
     #[test]

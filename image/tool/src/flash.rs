@@ -46,9 +46,18 @@ pub struct Piece {
 /// What is told on the way: what is done, and how much of how much.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, u64);
 
-/// Writes `image` to `device` with `settings` (a file's text) on its boot partition, and reads it back; `work` is a folder for
-/// what is in between.
-pub fn flash(image: &Path, device: &Path, settings: Option<&str>, work: &Path, progress: Progress<'_>) -> Result<()> {
+/// What lies on a card's boot partition beside what its image brings.
+#[derive(Clone, Debug, Default)]
+pub struct Brought {
+    /// The text of the settings file, in place of the image's.
+    pub settings: Option<String>,
+    /// Files from here, by the name that each has there.
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// Writes `image` to `device` with what is `brought` on its boot partition, and reads it back; `work` is a folder for what is in
+/// between.
+pub fn flash(image: &Path, device: &Path, brought: &Brought, work: &Path, progress: Progress<'_>) -> Result<()> {
     let pieces = pieces(image)?;
     let needs = pieces.iter().map(|piece| piece.at + piece.bytes).max().unwrap_or(0);
     let target = device::look(device)?;
@@ -57,7 +66,7 @@ pub fn flash(image: &Path, device: &Path, settings: Option<&str>, work: &Path, p
     }
     folder(work)?;
     let firmware = work.join(format!("firmware-{}.fat", std::process::id()));
-    let made = firmware_with(image, &pieces, settings, &firmware);
+    let made = firmware_with(image, &pieces, brought, &firmware);
     let done = made.and_then(|()| {
         let card = open(device, &target.kind, needs)?;
         let card = Card { path: device, file: card, may_skip_zeros: target.kind != Kind::Disk };
@@ -100,8 +109,8 @@ pub fn pieces(image: &Path) -> Result<Vec<Piece>> {
     Ok(pieces)
 }
 
-/// The image's boot partition, with settings.
-fn firmware_with(image: &Path, pieces: &[Piece], settings: Option<&str>, into: &Path) -> Result<()> {
+/// The image's boot partition, with what is brought.
+fn firmware_with(image: &Path, pieces: &[Piece], brought: &Brought, into: &Path) -> Result<()> {
     let piece = pieces[FIRMWARE];
     let mut from = File::open(image).doing(format_args!("open {}", image.display()))?;
     from.seek(SeekFrom::Start(piece.at)).doing(format_args!("read {}", image.display()))?;
@@ -116,17 +125,32 @@ fn firmware_with(image: &Path, pieces: &[Piece], settings: Option<&str>, into: &
     if copied != piece.bytes {
         return Err(wrong(format_args!("{} ends within its boot partition", image.display())));
     }
-    let Some(text) = settings else { return Ok(()) };
+    for (name, from) in &brought.files {
+        put(into, from, name).map_err(|error| unfit(from, &error))?;
+    }
+    let Some(text) = &brought.settings else { return Ok(()) };
     let source = into.with_extension("toml");
     fs::write(&source, text).doing("write the settings")?;
     let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(EPOCH);
     let dated = File::options().write(true).open(&source).and_then(|file| file.set_modified(epoch));
-    let put = dated.doing("date the settings").and_then(|()| {
-        let name = format!("::{}", settings::FILE);
-        run(tool("mcopy").args(["-m", "-o", "-i"]).arg(into).arg(&source).arg(name)).map(drop)
-    });
+    let put = dated.doing("date the settings").and_then(|()| put(into, &source, settings::FILE));
     let _absent = fs::remove_file(&source);
     put
+}
+
+/// Copies a file into a boot partition.
+fn put(partition: &Path, file: &Path, name: &str) -> Result<()> {
+    run(tool("mcopy").args(["-m", "-o", "-i"]).arg(partition).arg(file).arg(format!("::{name}"))).map(drop)
+}
+
+fn unfit(file: &Path, error: &Error) -> Error {
+    let what = format!("{} cannot be put on the boot partition", file.display());
+    match error.to_string() {
+        told if told.contains("Disk full") => {
+            wrong(format_args!("{what}, it is too large: boards/README.md says where large backups go"))
+        }
+        told => wrong(format_args!("{what}: {told}")),
+    }
 }
 
 /// Opens the card so that nobody else can mount it meanwhile. A file is made empty: what was in it is no part of the image.
@@ -226,11 +250,32 @@ pub struct Said {
     pub lines: Vec<(&'static str, String)>,
     /// A file with the token, made with a new one where it is not there.
     pub token_file: Option<PathBuf>,
+    /// A backup, and the file with its key: both go on the card.
+    pub restore: Option<PathBuf>,
+    /// See there.
+    pub restore_key: Option<PathBuf>,
 }
 
-/// The text of the card's settings; nothing where nothing was said. What is wrong is refused: nobody corrects a card that was
-/// just made.
-pub fn text(said: &Said) -> Result<Option<String>> {
+/// The text and the files for the card. What is wrong is refused: nobody corrects a card that was just made.
+pub fn brought(said: &Said) -> Result<Brought> {
+    let mut said = said.clone();
+    let mut files = Vec::new();
+    for (setting, file) in [("restore", said.restore.take()), ("restore_key", said.restore_key.take())] {
+        let Some(file) = file else { continue };
+        let opened =
+            File::open(&file).and_then(|opened| opened.metadata()).doing(format_args!("open {}", file.display()));
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !opened?.is_file() {
+            return Err(wrong(format_args!("{} is no file", file.display())));
+        }
+        said.lines.push((setting, name.clone()));
+        files.push((name, file));
+    }
+    Ok(Brought { settings: text(&said)?, files })
+}
+
+/// The text of the card's settings; nothing where nothing was said.
+fn text(said: &Said) -> Result<Option<String>> {
     let given = match &said.file {
         Some(path) => Some(fs::read(path).doing(format_args!("read {}", path.display()))?),
         None => None,
@@ -332,7 +377,7 @@ mod tests {
 
     fn flash_to(image: &Path, device: &Path) -> Result<Vec<String>> {
         let mut told = Vec::new();
-        flash(image, device, None, &image.with_file_name("work"), &mut |what, done, total| {
+        flash(image, device, &Brought::default(), &image.with_file_name("work"), &mut |what, done, total| {
             told.push(format!("{what} {}", if total == 0 { 0 } else { done * 100 / total }));
         })?;
         Ok(told)
@@ -380,7 +425,7 @@ mod tests {
         let image = image(folder.path());
         let path = folder.path().join("card");
         let (pieces, firmware) = (pieces(&image).unwrap(), folder.path().join("fat"));
-        firmware_with(&image, &pieces, None, &firmware).unwrap();
+        firmware_with(&image, &pieces, &Brought::default(), &firmware).unwrap();
         let card = Card { path: &path, file: open(&path, &Kind::New, 7 * MIB).unwrap(), may_skip_zeros: true };
         card.write(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
         card.verify(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap();
@@ -414,7 +459,7 @@ mod tests {
             fs::write(&path, text).unwrap();
         }
         let lines = lines.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let said = Said { file: file.map(|_| path), lines, token_file: None };
+        let said = Said { file: file.map(|_| path), lines, ..Said::default() };
         let said = match text(&said) {
             Ok(None) => "nothing".to_owned(),
             Ok(Some(text)) => {

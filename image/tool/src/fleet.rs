@@ -15,7 +15,7 @@ use settings::{Network, Role, Server, Settings};
 
 use crate::build::Image;
 use crate::error::{Doing, Result, wrong};
-use crate::flash::{flash, new_token};
+use crate::flash::{Brought, flash, new_token};
 use crate::layout::SECTOR;
 use crate::qemu::{Files, Lan, Machine, Way, Wires, command_line};
 use crate::shell::{run, tool};
@@ -112,13 +112,18 @@ pub fn put(tree: &Tree, board: &Board, image: &Image, place: &Place, text: &str,
         copy_without_data(image, disk)?;
         put_settings(image, disk, text)?;
     } else {
-        let _stale = fs::remove_file(disk);
-        flash(&image.disk, disk, Some(text), &tree.build.join("flash"), &mut |_, _, _| {})?;
-        let size = board.qemu.as_ref().map_or(0, |qemu| qemu.disk_mib << 20).max(image.layout.sectors() * SECTOR);
-        let file = File::options().write(true).open(disk).doing(format_args!("open {}", disk.display()))?;
-        file.set_len(size).doing(format_args!("enlarge {}", disk.display()))?;
+        put_new(tree, board, image, disk, &Brought { settings: Some(text.to_owned()), files: Vec::new() })?;
     }
     fs::write(&place.inputs, inputs).doing("note which image the machine has")
+}
+
+/// Flashes a new card, as large as the board's are.
+pub fn put_new(tree: &Tree, board: &Board, image: &Image, disk: &Path, brought: &Brought) -> Result<()> {
+    let _stale = fs::remove_file(disk);
+    flash(&image.disk, disk, brought, &tree.build.join("flash"), &mut |_, _, _| {})?;
+    let size = board.qemu.as_ref().map_or(0, |qemu| qemu.disk_mib << 20).max(image.layout.sectors() * SECTOR);
+    let file = File::options().write(true).open(disk).doing(format_args!("open {}", disk.display()))?;
+    file.set_len(size).doing(format_args!("enlarge {}", disk.display()))
 }
 
 /// Puts settings on the boot partition of a card that is not in use.

@@ -202,6 +202,12 @@ struct Flash {
     /// Who knows the time
     #[arg(long, value_name = "NAME")]
     ntp: Option<String>,
+    /// For a server: a backup that its first start begins with; it goes on the card too
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    restore: Option<PathBuf>,
+    /// The file with the backup's key, if it is encrypted; it goes on the card too
+    #[arg(long, value_name = "FILE", requires = "restore")]
+    restore_key: Option<PathBuf>,
     /// A folder with `skerry` and `skerry-init` for the board, instead of building them
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
@@ -223,7 +229,13 @@ impl Flash {
             ("ntp", &self.ntp),
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
-        Said { file: self.settings.clone(), lines, token_file: self.token_file.clone() }
+        Said {
+            file: self.settings.clone(),
+            lines,
+            token_file: self.token_file.clone(),
+            restore: self.restore.clone(),
+            restore_key: self.restore_key.clone(),
+        }
     }
 }
 
@@ -286,7 +298,7 @@ fn flash_one(tree: &Tree, wanted: &Flash) -> Result<()> {
     let device = device::look(&wanted.device)?;
     // An image of no size fits everywhere: what else is wrong is wrong whatever the image.
     device::refusal(&device, 0).map_or(Ok(()), Err)?;
-    let settings = flash::text(&wanted.said())?;
+    let brought = flash::brought(&wanted.said())?;
     let image = match (&wanted.image, &wanted.board) {
         (Some(image), _) => image.clone(),
         (None, board) => {
@@ -301,7 +313,7 @@ fn flash_one(tree: &Tree, wanted: &Flash) -> Result<()> {
         eprintln!("{path} is {}, {} MiB", device.model, device.bytes >> 20);
     }
     let mut bar = Bar::default();
-    flash::flash(&image, &wanted.device, settings.as_deref(), &tree.build.join("flash"), &mut |what, done, total| {
+    flash::flash(&image, &wanted.device, &brought, &tree.build.join("flash"), &mut |what, done, total| {
         bar.show(what, done, total);
     })?;
     println!("{path} holds the image, read back and found right");
