@@ -62,7 +62,10 @@ pub fn node(options: &Options, images: &[ImageStatus], health: &Health, now: Tim
             annotations: Some(BTreeMap::from([(claims::LOCAL_FOLDER.to_owned(), local_volumes)])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec::default()),
+        spec: Some(NodeSpec {
+            taints: (!options.taints.is_empty()).then(|| options.taints.clone()),
+            ..NodeSpec::default()
+        }),
         status: Some(status(options, images, health, &[], now)),
     }
 }
@@ -233,6 +236,7 @@ mod tests {
         }
     }
     use base::Bytes;
+    use k8s_openapi::api::core::v1::Taint;
     use std::path::Path;
 
     fn options() -> Options {
@@ -255,6 +259,18 @@ mod tests {
         assert_eq!(amount(&status.allocatable, "memory"), "1047552Ki");
         assert_eq!(amount(&status.capacity, "pods"), "110");
         assert_eq!(node.metadata.labels.expect("labels")["kubernetes.io/arch"], "arm64");
+    }
+
+    #[test]
+    fn a_node_is_made_with_its_labels_and_taints() {
+        let mut options = options();
+        let made = |options: &Options| node(options, &[], &Health::default(), Timestamp::from_seconds(0));
+        assert_eq!(made(&options).spec.expect("a spec").taints, None);
+        options.labels = BTreeMap::from([("room".to_owned(), "kitchen".to_owned())]);
+        options.taints = vec![Taint { key: "k".into(), effect: "NoSchedule".into(), ..Taint::default() }];
+        let made = made(&options);
+        assert_eq!(made.metadata.labels.expect("labels")["room"], "kitchen");
+        assert_eq!(made.spec.expect("a spec").taints, Some(options.taints));
     }
 
     #[test]

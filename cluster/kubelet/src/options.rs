@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use base::Bytes;
+use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 
 use crate::volumes::Helper;
@@ -52,6 +53,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// Extra labels for the Node object.
     pub labels: BTreeMap<String, String>,
+    /// Taints of the Node object when it is made; afterwards they are the administrator's.
+    pub taints: Vec<Taint>,
     /// The pods this node takes at most.
     pub pods_max: u32,
     /// CPU kept back from pods, in milli-CPU.
@@ -181,6 +184,7 @@ impl Options {
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             labels: BTreeMap::new(),
+            taints: Vec::new(),
             pods_max: PODS_MAX,
             reserved_cpu_milli: 0,
             reserved_memory: Bytes(0),

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use pki::BootstrapToken;
 
+use crate::own_node::OwnNode;
+
 /// A whole Kubernetes in one small program.
 #[derive(Debug, Parser)]
 #[command(name = "skerry", version = api::VERSION, max_term_width = 100)]
@@ -111,6 +113,9 @@ pub struct Server {
     /// The same from a file.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// What this machine says of its Node.
+    #[command(flatten)]
+    pub own: OwnNode,
 }
 
 /// A duration as Kubernetes' flags take it: `20s`, `1m30s`.
@@ -225,6 +230,9 @@ pub struct Agent {
     /// File with a secret that encrypts what the node remembers of its pods, Secrets among it; without, root can read it.
     #[arg(long, value_name = "FILE")]
     pub checkpoint_key_file: Option<PathBuf>,
+    /// What this machine says of its Node.
+    #[command(flatten)]
+    pub own: OwnNode,
 }
 
 /// Options of `skerry token`.

@@ -17,6 +17,7 @@ mod certificates;
 pub mod cli;
 mod error;
 mod net;
+pub mod own_node;
 pub mod restore;
 pub mod roles;
 pub mod server;

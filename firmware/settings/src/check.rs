@@ -16,6 +16,13 @@ const WORD_MAX: usize = 512;
 const SECRET_MIN: usize = 16;
 /// Of a label's key without prefix, and of its value, as Kubernetes has it.
 const LABEL_MAX: usize = 63;
+/// Whose labels are not everybody's.
+const KUBERNETES: [&str; 2] = ["kubernetes.io", "k8s.io"];
+/// Of these, some that a node may give itself, and prefixes below which it may give any.
+const OWN_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+/// Of an Ed25519 key.
+const PUBLIC_KEY_DIGITS: usize = 64;
 /// Where no prefix is given.
 const USUAL_PREFIX: u8 = 24;
 /// What a taint does, in Kubernetes' words.
@@ -149,10 +156,20 @@ pub fn link(value: &str) -> Answer<String> {
     if sound { Ok(value.to_owned()) } else { Err("is no link's name such as eth0".to_owned()) }
 }
 
+/// A registry as images name it: a host, with a port or without.
+pub fn registry(value: &str) -> Answer<String> {
+    let (host, port) = value.split_once(':').unwrap_or((value, "443"));
+    if hostname(host).is_ok_and(|same| same == host) && port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Ok(value.to_owned());
+    }
+    Err("is no registry such as docker.io or registry.local:5000".to_owned())
+}
+
 /// Where a registry's images are too.
 pub fn mirror(value: &str) -> Answer<String> {
     let host = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
-    if host.is_some_and(|host| !host.is_empty()) && word(value).is_ok() {
+    // A comma would make two of it on the way to the runtime.
+    if host.is_some_and(|host| !host.is_empty()) && word(value).is_ok() && !value.contains(',') {
         return Ok(value.to_owned());
     }
     Err("is no mirror: an address such as http://192.168.1.5:5000 is".to_owned())
@@ -162,10 +179,32 @@ pub fn mirror(value: &str) -> Answer<String> {
 pub fn label_key(key: &str) -> Answer<String> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let sound = prefix.is_none_or(|prefix| hostname(prefix).is_ok_and(|same| same == prefix));
-    if sound && !name.is_empty() && is_label(name) {
-        return Ok(key.to_owned());
+    if !sound || name.is_empty() || !is_label(name) {
+        return Err("is no label's name such as room or example.com/room".to_owned());
     }
-    Err("is no label's name such as room or example.com/room".to_owned())
+    Ok(key.to_owned())
+}
+
+/// A key of a label that a node may give itself: those of Kubernetes' own are not, but for a few.
+pub fn own_label_key(key: &str) -> Answer<String> {
+    let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
+    let is_below =
+        |domain: &&str| prefix == *domain || prefix.strip_suffix(*domain).is_some_and(|rest| rest.ends_with('.'));
+    let is_kubernetes = KUBERNETES.iter().any(|domain| is_below(domain));
+    if is_kubernetes && !OWN_LABELS.contains(&key) && !OWN_PREFIXES.iter().any(|domain| is_below(domain)) {
+        return Err(
+            "is not a board's own to say: labels of Kubernetes are given by the cluster's administrator".to_owned()
+        );
+    }
+    label_key(key)
+}
+
+/// A key that updates are signed with, the public half: as `image key` writes it.
+pub fn public_key(value: &str) -> Answer<String> {
+    if value.len() == PUBLIC_KEY_DIGITS && value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(value.to_owned());
+    }
+    Err(format!("is no public key: {PUBLIC_KEY_DIGITS} hexadecimal digits are, as `image key` writes them"))
 }
 
 /// A label's value.
@@ -260,6 +299,12 @@ mod tests {
     fn labels_and_taints() {
         good(label_key, "room example.com/room a_b");
         bad(label_key, "/room Example.com/room a/b/c -a");
+        good(
+            own_label_key,
+            "room example.com/room topology.kubernetes.io/zone node.kubernetes.io/a a.node.kubernetes.io/b",
+        );
+        bad(own_label_key, "kubernetes.io/hostname node-role.kubernetes.io/x a.k8s.io/b k8s.io/a -a");
+        good(own_label_key, "mykubernetes.io/a notk8s.io/b");
         good(label_value, " kitchen 1.5 a-b_c");
         bad(label_value, "-a a- a/b a:b");
         good(taint, "key=value:NoSchedule key:NoExecute example.com/k=v:PreferNoSchedule");
@@ -273,6 +318,15 @@ mod tests {
         good(link, "eth0 enp0s3 end0.7");
         bad(link, " . ../x a/b sixteen-letters-x");
         good(mirror, "http://192.168.1.5:5000 https://mirror.example.org/debian");
-        bad(mirror, "192.168.1.5:5000 ftp://x http://");
+        bad(mirror, "192.168.1.5:5000 ftp://x http:// http://a,http://b");
+        good(registry, "docker.io registry.local:5000 10.0.0.1:5000 a");
+        bad(registry, "Docker.io docker.io/a a:0 a:b a,b a=b ");
+    }
+
+    #[test]
+    fn public_keys() {
+        assert!(public_key(&"0aF".repeat(21)).is_err());
+        assert!(public_key(&"0aF9".repeat(16)).is_ok());
+        assert!(public_key(&"0aG9".repeat(16)).is_err());
     }
 }

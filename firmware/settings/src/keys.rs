@@ -150,8 +150,8 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "trusted_keys",
         about: "Whose updates the board accepts, besides those of whom it comes from: public keys.",
-        example: "[\"...\"]",
-        set: |to, reader, item| to.trusted_keys = reader.list(item, check::word),
+        example: "[\"0000000000000000000000000000000000000000000000000000000000000000\"]",
+        set: |to, reader, item| to.trusted_keys = reader.list(item, check::public_key),
         get: |of| some(of.trusted_keys.iter().cloned().map(Value::from).collect()),
     },
     Key {
@@ -159,7 +159,7 @@ pub(crate) const KEYS: &[Key] = &[
         about: "Where else the images of a registry are.",
         example: "{ \"docker.io\" = [\"http://192.168.1.5:5000\"] }",
         set: |to, reader, item| {
-            for (registry, item) in reader.named(item, check::word) {
+            for (registry, item) in reader.named(item, check::registry) {
                 let mirrors = reader.list(item, check::mirror);
                 to.mirrors.insert(registry, mirrors);
             }
@@ -171,10 +171,10 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "labels",
-        about: "Labels and taints of the node, as Kubernetes writes them.",
+        about: "Labels and taints of the node, as Kubernetes writes them; taints count when it joins.",
         example: "{ room = \"kitchen\" }",
         set: |to, reader, item| {
-            for (key, item) in reader.named(item, check::label_key) {
+            for (key, item) in reader.named(item, check::own_label_key) {
                 if let Some(value) = reader.checked_or_empty(item, check::label_value) {
                     to.labels.insert(key, value);
                 }
@@ -243,7 +243,7 @@ mod tests {
             role: Role::Agent,
             server: Some(Server { host: "10.77.0.1".to_owned(), port: 6443 }),
             token: Some("abcdef.0123456789abcdef".to_owned()),
-            checkpoint_key: Some("a \"long\" secret".to_owned()),
+            checkpoint_key: Some("a \"longer\" secret".to_owned()),
             restore: None,
             restore_key: None,
             network: Network {
@@ -255,7 +255,7 @@ mod tests {
             links: vec![Network { link: Some("eth0.7".to_owned()), ..Network::default() }],
             node_ip: Some(ip(10, 77, 0, 2)),
             ntp: vec!["pool.ntp.org".to_owned()],
-            trusted_keys: vec!["a\"b\\c".to_owned()],
+            trusted_keys: vec!["0aF9".repeat(16)],
             mirrors: [("docker.io".to_owned(), vec!["http://a:5000".to_owned()])].into(),
             labels: [("example.com/room".to_owned(), String::new())].into(),
             taints: vec!["a=b:NoSchedule".to_owned()],

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use self::identity::Identity;
 use self::time::Timekeeper;
+use crate::own_node::OwnNode;
 use crate::roles::node::{self, NodeParts};
 use crate::tokens::TokenSource;
 use crate::{StartError, cli, net, server};
@@ -41,6 +42,7 @@ struct Settings {
     preloaded: Vec<PathBuf>,
     /// Who sets the clock by the server, if it is to be set.
     time: Option<Timekeeper>,
+    own: OwnNode,
 }
 
 /// Runs an agent until it is told to stop.
@@ -61,6 +63,7 @@ async fn serve(options: cli::Agent) -> Result<(), StartError> {
         checkpoint_key: options.checkpoint_key_file.as_deref().map(checkpoint_key).transpose()?,
         preloaded: options.preloaded,
         time: options.set_clock.then(|| Timekeeper::new(clock.clone())),
+        own: options.own,
     });
     let identity = Identity::open(&data.join("node"), &settings.node).map_err(StartError::Pki)?;
     let work = work(settings, identity, &data, options.node_ip, clock);
@@ -107,6 +110,7 @@ async fn work(
         clock: clock.clone(),
         preloaded: settings.preloaded.clone(),
         checkpoint_key: settings.checkpoint_key.clone(),
+        own: settings.own.clone(),
         seed: Mutex::new(Rng::new(server::seed(&*clock))),
     });
     tracing::info!("running node {} of the cluster at {}", settings.node, settings.server);

@@ -93,6 +93,7 @@ fn node_parts(parts: &Parts, caches: Arc<Caches>) -> NodeParts {
         clock: parts.clock.clone(),
         preloaded: parts.options.preloaded.clone(),
         checkpoint_key: None,
+        own: parts.options.own.clone(),
         seed: Mutex::new(parts.rng()),
     }
 }

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use super::network::PodNetwork;
 use super::peers::{self, Peers};
 use super::{dns, neighbours, range};
+use crate::own_node::OwnNode;
 use crate::supervise;
 use crate::update::node::{self as updates, Updates};
 
@@ -97,6 +98,8 @@ pub struct NodeParts {
     pub preloaded: Vec<PathBuf>,
     /// Encrypts what it remembers.
     pub checkpoint_key: Option<kubelet::checkpoint::Key>,
+    /// What the machine says of its Node.
+    pub own: OwnNode,
     /// Where chance begins.
     pub seed: Mutex<Rng>,
 }
@@ -124,9 +127,11 @@ async fn run(parts: Arc<NodeParts>) -> Result<(), NodeError> {
     let client = Client::new(parts.door.clone());
     let range = range::of_node(&parts.data, &options, &client, || parts.clock.now()).await.map_err(NodeError::Range)?;
     let (data, clock, seed) = (parts.data.clone(), parts.clock.clone(), parts.rng().next_u64());
+    let registries = parts.own.rules();
     let peers = neighbours::finder(&parts.name, &parts.caches, parts.identity.clone());
     let preloaded = parts.preloaded.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&data, range, preloaded, Some(peers), clock, seed));
+    let opened =
+        tokio::task::spawn_blocking(move || open(&data, range, preloaded, Some(peers), registries, clock, seed));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     retain(&opened).await;
     link_logs(&parts.data);
@@ -198,7 +203,7 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
     // A node that never had a range has no pods either; any range will do to see that.
     let range = range::remembered(data).unwrap_or(cluster_pods());
     let folder = data.to_owned();
-    let opened = tokio::task::spawn_blocking(move || open(&folder, range, Vec::new(), None, clock, 0));
+    let opened = tokio::task::spawn_blocking(move || open(&folder, range, Vec::new(), None, Vec::new(), clock, 0));
     let opened = opened.await.map_err(|_| NodeError::Panicked)??;
     opened.runtime.clean_up().await.map_err(NodeError::Runtime)?;
     let pods = data.join("kubelet/pods");
@@ -215,6 +220,7 @@ fn open(
     range: Net,
     preloaded: Vec<PathBuf>,
     peers: Option<oci::Finder>,
+    registries: Vec<oci::RegistryRule>,
     clock: Arc<dyn Clock>,
     seed: u64,
 ) -> Result<Opened, NodeError> {
@@ -236,7 +242,7 @@ fn open(
         keeper_socket,
         cgroup_root: cgroup_root(data),
         network: Arc::new(PodNetwork(net.clone())),
-        registries: Vec::new(),
+        registries,
         peers,
         clock,
         seed,
@@ -301,6 +307,8 @@ fn kubelet_options(parts: &NodeParts) -> kubelet::Options {
     options.cluster_dns = vec![IpAddr::V4(CLUSTER_DNS)];
     options.cluster_domain = CLUSTER_DOMAIN.to_owned();
     options.checkpoint_key = parts.checkpoint_key.clone();
+    options.labels = parts.own.labels();
+    options.taints = parts.own.register_with_taints.clone();
     options.machine = Machine::read(storage(&parts.data));
     options.runtime_version = format!("skerry://{}", api::VERSION.trim_start_matches('v'));
     options
