@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use pki::BootstrapToken;
 
+use crate::backup::event::Job;
 use crate::own_node::OwnNode;
 
 /// A whole Kubernetes in one small program.
@@ -148,6 +149,9 @@ pub struct Backup {
     /// outside of the cluster, as nothing can be restored without it.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Tell of a failure in an Event about this Job too, where `kubectl describe job` shows it.
+    #[arg(long, value_name = "NAMESPACE/NAME/UID")]
+    pub job: Option<Job>,
     /// The cluster, outside of a pod.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,

@@ -30,7 +30,15 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     std::fs::write(&manifest, MANIFEST.replace(BACKUPS, &backups.display().to_string())).expect("it can be written");
     cluster.must(&format!("apply -f {}", manifest.display()));
     a_run_succeeds(&cluster);
-    a_run_that_fails_says_why(&cluster);
+    a_run_that_fails_says_why(
+        &cluster,
+        ("--to=/backups", "--to=/none"),
+        "failed to make a backup in /none: failed to read /none",
+    );
+    let small = "\"emptyDir\":{\"medium\":\"Memory\",\"sizeLimit\":\"16Ki\"}";
+    let full = format!("\"hostPath\":{{\"path\":\"{}\",\"type\":\"DirectoryOrCreate\"}}", backups.display());
+    a_run_that_fails_says_why(&cluster, (&full, small), "No space left on device");
+    a_run_that_fails_says_why(&cluster, ("\"emptyDir\":{}", small), "not kept, because it could not be proved");
     let file = the_file(&backups);
     cluster.make_blank();
     cluster.restore(&file, &[]);
@@ -75,14 +83,25 @@ fn a_run_succeeds(cluster: &Cluster) {
     assert!(said.contains("restored and compared"), "{said}");
 }
 
-fn a_run_that_fails_says_why(cluster: &Cluster) {
+/// A run in whose Job this is that says why where people look: in its log, its pod's status, and an event of the Job. Nothing of
+/// it is left among the backups.
+fn a_run_that_fails_says_why(cluster: &Cluster, (this, that): (&str, &str), why: &str) {
     let job = cluster.must("-n kube-system create job --from=cronjob/skerry-backup wrong --dry-run=client -o json");
+    let job: String = job.lines().map(str::trim).collect::<String>().replace("\": ", "\":");
+    assert!(job.contains(this), "{this} is not in {job}");
     let file = cluster.data().with_file_name("wrong.json");
-    std::fs::write(&file, job.replace("--to=/backups", "--to=/none")).expect("it can be written");
+    let once = job.replace(this, that).replace("\"backoffLimit\":2", "\"backoffLimit\":0");
+    std::fs::write(&file, once).expect("it can be written");
     cluster.must(&format!("apply -f {}", file.display()));
-    let reason = "get pods -l job-name=wrong -n kube-system -o \
+    let status = "get pods -l job-name=wrong -n kube-system -o \
                   jsonpath={.items[*].status.containerStatuses[*].state.terminated.message}";
-    cluster.wait_for(reason, "failed to make a backup in /none: failed to read /none", cluster.limit(JOB_SECONDS));
+    let event = "get events -n kube-system --field-selector involvedObject.name=wrong,reason=BackupFailed -o \
+                 jsonpath={.items[*].message}";
+    let limit = cluster.limit(JOB_SECONDS);
+    cluster.wait("the reason in the pod's status", limit, |user| user.kubectl(status).1.contains(why));
+    cluster.wait("the reason in an event", limit, |user| user.kubectl(event).1.contains(why));
+    let log = cluster.must("-n kube-system logs job/wrong");
+    assert!(log.contains(why), "{log}");
     cluster.must("-n kube-system delete job wrong");
 }
 

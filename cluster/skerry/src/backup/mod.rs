@@ -11,6 +11,7 @@
 //! Not here: the file's form, and what goes when (`backup`).
 
 mod access;
+pub(crate) mod event;
 mod receive;
 mod scratch;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use ::backup::{BackupError, End, Key, Meta, check, name_of, surplus};
 use base::Clock;
-use client::{DoorError, KubeconfigError};
+use client::{DoorError, Kubeconfig, KubeconfigError};
 use sys::clock::SystemClock;
 
 use crate::cli;
@@ -94,17 +95,25 @@ pub fn run(options: cli::Backup) -> Result<(), BackupFailed> {
 }
 
 async fn back_up(options: &cli::Backup, clock: Arc<dyn Clock>) -> Result<String, BackupFailed> {
-    let failed = |source| BackupFailed::Write { folder: options.to.clone(), source };
     let access = access::find(options.kubeconfig.as_deref())?;
-    remove_old_parts(&options.to, &*clock).map_err(failed)?;
+    let done = make(options, &access, &clock).await;
+    if let (Err(error), Some(job)) = (&done, &options.job) {
+        event::tell(error, job, &access, clock.now()).await;
+    }
+    done
+}
+
+async fn make(options: &cli::Backup, access: &Kubeconfig, clock: &Arc<dyn Clock>) -> Result<String, BackupFailed> {
+    let failed = |source| BackupFailed::Write { folder: options.to.clone(), source };
+    remove_old_parts(&options.to, &**clock).map_err(failed)?;
     let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
-    let part = receive::receive(&access, options, key.as_ref()).await?;
+    let part = receive::receive(access, options, key.as_ref()).await?;
     let checked = check(&part.path, key.as_ref()).map_err(failed)?;
     let scratch = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    scratch::prove(&checked, &access, &scratch, &clock).await.map_err(BackupFailed::Scratch)?;
+    scratch::prove(&checked, access, &scratch, clock).await.map_err(BackupFailed::Scratch)?;
     let name = name_of(&part.meta);
     publish(&part.path, &options.to, &name).map_err(failed)?;
-    let removed = rotate(options, &name, &*clock);
+    let removed = rotate(options, &name, &**clock);
     let removed = removed.map_err(|source| BackupFailed::Rotate { name: name.clone(), source })?;
     Ok(told(&part, &name, &removed))
 }
