@@ -23,6 +23,7 @@ pub mod demo;
 pub mod figures;
 pub mod inside;
 mod record;
+mod restored;
 pub mod updates;
 
 use std::fs::{self, File};
@@ -176,11 +177,13 @@ impl Bench {
     pub fn write_settings(&self, text: &str) {
         let source = self.files().disk.with_file_name(settings::FILE);
         fs::write(&source, text).expect("the settings can be written");
-        let put = run(tool("mcopy")
-            .args(["-o", "-i", &self.boot_partition()])
-            .arg(&source)
-            .arg(format!("::{}", settings::FILE)));
-        put.expect("the boot partition takes the settings");
+        self.put_on_card(&source, settings::FILE);
+    }
+
+    /// Copies a file to the boot partition of a machine that is off.
+    pub fn put_on_card(&self, file: &Path, name: &str) {
+        let put = run(tool("mcopy").args(["-o", "-i", &self.boot_partition()]).arg(file).arg(format!("::{name}")));
+        put.expect("the boot partition takes the file");
     }
 
     /// What a machine that is off says about its settings, on its boot partition; nothing where all is well.

@@ -5,13 +5,13 @@
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use board::Board;
 use bundle::head::CHUNK_BYTES;
 use bundle::{Digest, Head, Secret};
 use image::Tree;
 use image::build::Image;
+use image::shell::tool;
 use slots::Extent;
 
 use crate::{Bench, SECTOR, read_sectors};
@@ -110,20 +110,21 @@ impl Bundles {
 
     /// Puts all of them onto the data partition of a disk that no machine uses and that was made of `image`.
     pub fn put_on(&self, disk: &Path, image: &Image) {
-        let data = format!("{}?offset={}", disk.display(), image.layout.part("data").at * SECTOR);
         for file in fs::read_dir(self.folder.path()).expect("the folder") {
             let file = file.expect("a file");
             let words = format!("write {} {}", file.path().display(), file.file_name().to_string_lossy());
-            let said = Command::new("debugfs")
-                .args(["-w", "-R", &words, &data])
-                .env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin")
-                .output()
-                .expect("debugfs runs");
-            let errors = String::from_utf8_lossy(&said.stderr).into_owned();
-            let is_wrong = ["rror", "No space", "exists"].iter().any(|word| errors.contains(word));
-            assert!(said.status.success() && !is_wrong, "{errors}");
+            data_files(disk, image, &["-w"], &words);
         }
     }
+}
+
+/// Does something with the files of the data partition of a disk that no machine uses, in the words of `debugfs`.
+pub(crate) fn data_files(disk: &Path, image: &Image, options: &[&str], words: &str) {
+    let data = format!("{}?offset={}", disk.display(), image.layout.part("data").at * SECTOR);
+    let said = tool("debugfs").args(options).args(["-R", words, &data]).output().expect("debugfs runs");
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    let is_wrong = ["rror", "No space", "exists", "not found"].iter().any(|word| errors.contains(word));
+    assert!(said.status.success() && !is_wrong, "{words}: {errors}");
 }
 
 /// Slot a as it lies in an image, with `more` after the initramfs, and what lies where in it.

@@ -1,0 +1,47 @@
+//! A backup of what a board runs, and a blank board that is flashed with it.
+//!
+//! Start at [`Bench::back_up`]; what it gives back is for [`Bench::become_blank`].
+//!
+//! Not here: what a backup holds (`backup`), what a board makes of one on its card (`init`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::Tree;
+use image::flash::{Said, brought};
+
+use crate::Bench;
+use crate::updates::data_files;
+
+const MANIFEST: &str = "cluster/skerry/manifests/backup.yaml";
+/// Where the manifest puts backups, seen from the data partition.
+const FOLDER: &str = "/var/lib/skerry-backups";
+const JOB_SECONDS: u32 = 60;
+
+impl Bench {
+    /// Makes a backup as the manifest's CronJob does, switches the machine off and takes the file off its disk.
+    pub fn back_up(&mut self) -> PathBuf {
+        let user = self.user();
+        user.must(&format!("apply -f {}", Tree::ours().top.join(MANIFEST).display()));
+        user.must("-n kube-system create job --from=cronjob/skerry-backup backup-now");
+        user.must_become("--for=condition=Complete -n kube-system job/backup-now", JOB_SECONDS);
+        let said = user.must("-n kube-system logs job/backup-now");
+        assert!(said.contains("restored and compared"), "{said}");
+        self.shut_down();
+        let here = self.files().disk.with_file_name("backups");
+        let _stale = fs::remove_dir_all(&here);
+        fs::create_dir_all(&here).expect("a folder");
+        data_files(&self.files().disk, &self.image, &[], &format!("rdump {FOLDER} {}", here.display()));
+        let folder = here.join(Path::new(FOLDER).file_name().expect("it has a name"));
+        let files = fs::read_dir(folder).expect("the folder was taken").flatten().map(|entry| entry.path());
+        files.max().expect("a backup was made")
+    }
+
+    /// From here on it is a blank board: its card is new, flashed as `image flash` does it.
+    pub fn become_blank(&self, said: &Said) {
+        assert!(self.machine.is_none(), "the machine is off");
+        let brought = brought(said).expect("the settings are right");
+        let put = image::fleet::put_new(&Tree::ours(), &self.board, &self.image, &self.files().disk, &brought);
+        put.expect("the card can be flashed");
+    }
+}
