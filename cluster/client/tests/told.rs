@@ -31,7 +31,7 @@ impl Server {
         let authority = authority();
         let subject = Subject { name: "server".into(), dns: vec!["localhost".into()], ..Subject::default() };
         let made = Timestamp::from_seconds(NOW + self.certified * DAY);
-        let pair = authority.issue(&subject, &[Purpose::Server], made).expect("a certificate");
+        let pair = authority.issue(&subject, &[Purpose::Server], pki::CERTIFICATE_LIFE, made).expect("a certificate");
         let address = serve(&pair, NOW + self.clock * DAY).await;
         let ca_pem = trusted.unwrap_or(&authority).certificate_pem().to_owned();
         let config = Kubeconfig { server: format!("https://localhost:{address}"), ca_pem, ..Kubeconfig::default() };

@@ -204,7 +204,9 @@ impl Machine {
         let output =
             self.command(Path::new("timeout")).args(["10", "bash", "-c", &script]).output().expect("bash is there");
         let answer = output.stdout;
-        let end = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
+        // A script behind a web server ends its lines as it likes.
+        let ends = |end: &[u8]| answer.windows(end.len()).position(|found| found == end).map(|at| at + end.len());
+        let end = ends(b"\n\r\n").into_iter().chain(ends(b"\n\n")).min().unwrap_or(answer.len());
         (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end..].to_vec())
     }
 

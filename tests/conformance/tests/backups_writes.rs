@@ -2,8 +2,6 @@
 //!
 //! Start at [`what_is_restored_is_a_prefix_of_every_clients_writes`]. Needs no root.
 
-mod made;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +34,7 @@ struct Taken {
 #[test]
 fn what_is_restored_is_a_prefix_of_every_clients_writes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = Plain::start(&made::skerry(), &[]);
+    let server = Plain::start(Path::new(env!("CARGO_BIN_EXE_skerry-under-test")), &[]);
     let (done, stop) =
         (Acknowledged::new((0..CLIENTS).map(|_| AtomicUsize::new(0)).collect()), Arc::new(AtomicBool::new(false)));
     let clients = run_clients(&server, done.clone(), stop.clone());
@@ -91,7 +89,7 @@ fn take(server: &Plain, folder: &Path, done: &Acknowledged) -> Taken {
     std::fs::create_dir(folder).expect("a folder");
     std::thread::sleep(PAUSE);
     let before = counts(done);
-    let mut command = Command::new(made::skerry());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-under-test"));
     command
         .arg("backup")
         .arg("--to")
@@ -112,7 +110,7 @@ fn take(server: &Plain, folder: &Path, done: &Acknowledged) -> Taken {
 /// had not sent.
 fn holds(taken: &Taken) {
     let file = taken.file.display().to_string();
-    let restored = Plain::start(&made::skerry(), &["--restore", &file]);
+    let restored = Plain::start(Path::new(env!("CARGO_BIN_EXE_skerry-under-test")), &["--restore", &file]);
     let (ok, listed) = restored.kubectl(&["get", "configmaps", "-o", "name", "--chunk-size=0"]);
     assert!(ok, "{listed}");
     let mut numbers = vec![Vec::new(); CLIENTS];

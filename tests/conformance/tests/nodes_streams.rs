@@ -91,13 +91,6 @@ fn runs_commands(site: &Site, pod: &str) {
     let text = String::from_utf8_lossy(&both.stderr).into_owned();
     assert_eq!((both.status.code(), &*both.stdout), (Some(7), &b"out\n"[..]), "{text}");
     assert!(text.starts_with("err\n"), "{text}");
-    // A terminal for kubectl: the command sees one, too, and what it prints ends with carriage returns.
-    let words = format!("exec -it {pod} -c shell -- sh -c 'test -t 0 && test -t 1 && stty size'");
-    let line = format!("stty rows 33 cols 77; {} {words}", site.shell_words());
-    let mut script = Command::new("script");
-    let told = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script is there");
-    let text = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.status.success() && text.contains("33 77\r\n"), "{pod}: {text}");
     let missing = site.kubectl(&format!("exec {pod} -c shell -- nosuch"));
     assert!(!missing.0 && missing.1.contains("nosuch"), "{}", missing.1);
 }

@@ -2,8 +2,6 @@
 //!
 //! The kubectl is the installed one, or what SKERRY_KUBECTL names. Needs no root.
 
-mod made;
-
 use std::path::Path;
 use std::process::Command;
 
@@ -39,7 +37,7 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_verb_does_what_it_does_elsewhere() {
-    let (server, minor) = (Plain::start(&made::skerry(), &[]), minor());
+    let (server, minor) = (Plain::start(Path::new(env!("CARGO_BIN_EXE_skerry-under-test")), &[]), minor());
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
     let mut wrong = Vec::new();
     for line in include_str!("../verbs.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
