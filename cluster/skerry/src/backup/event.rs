@@ -60,7 +60,7 @@ fn event(why: &str, job: &Job, now: Timestamp) -> Value {
         })
         .collect();
     json!({
-        "metadata": {"generateName": format!("{name}."), "namespace": namespace},
+        "metadata": {"generateName": format!("{name}-"), "namespace": namespace},
         "involvedObject": {
             "apiVersion": "batch/v1", "kind": "Job", "namespace": namespace, "name": name, "uid": uid,
         },
