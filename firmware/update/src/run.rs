@@ -625,8 +625,7 @@ mod tests {
             bad[at] ^= 4;
             bad
         };
-        let mut check =
-            |bytes: &[u8], version: &str, expected: &str| refused(&fixture, &service, bytes, version, expected);
+        let check = |bytes: &[u8], version: &str, expected: &str| refused(&fixture, &service, bytes, version, expected);
         check(b"hello, this is a longer text than a header", "", "this is no update bundle");
         check(&unsigned, "", "the bundle is unsigned");
         check(&stranger, "", "the bundle is wrongly signed");

@@ -4,13 +4,13 @@
 //! Debian packages are installed; otherwise the one line that does it is the error.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use board::{Architecture, Board};
 
 use crate::error::{Doing, Result, wrong};
-use crate::shell::{find, run};
+use crate::shell::{find, run, tool};
 use crate::{Tree, packages};
 
 /// The programs and the packages they come from.
@@ -76,6 +76,36 @@ fn provide(tree: &Tree, needed: &[(&str, &str)]) -> Result<()> {
     } else {
         Err(wrong(format_args!("still missing after installing: {}", still.join(", "))))
     }
+}
+
+/// Packages of this machine's distribution and what it lacks of what they need, unpacked into a folder in `build/` and not
+/// installed: a server that is installed runs from then on. Answers the folder.
+pub fn unpacked(tree: &Tree, name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let into = tree.build.join(name);
+    if into.exists() {
+        return Ok(into);
+    }
+    let Some(root) = root_words() else {
+        return Err(wrong(format_args!("only root can fetch {} for this machine", packages.join(", "))));
+    };
+    eprintln!("fetching {}", packages.join(", "));
+    let (debs, partial) = (into.with_extension("debs"), into.with_extension("partial"));
+    for emptied in [&debs, &partial] {
+        let _absent = fs::remove_dir_all(emptied);
+        folder(emptied)?;
+    }
+    let options = if is_bookworm() { packages::host_options(tree)? } else { Vec::new() };
+    run(apt(&root, &options).arg("update"))?;
+    let archives = format!("Dir::Cache::archives={}/", debs.display());
+    let only_fetch = ["install", "-y", "--no-install-recommends", "--download-only", "-o", &archives];
+    run(apt(&root, &options).args(only_fetch).args(packages))?;
+    for file in fs::read_dir(&debs).doing("list what was fetched")?.flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "deb") {
+            run(tool("dpkg-deb").arg("-x").arg(file.path()).arg(&partial))?;
+        }
+    }
+    fs::rename(&partial, &into).doing(format_args!("keep {}", into.display()))?;
+    Ok(into)
 }
 
 fn has_venv() -> bool {

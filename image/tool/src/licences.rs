@@ -16,11 +16,12 @@ use crate::shell::{cargo, run};
 const FOLDER: &str = "usr/share/licences";
 
 /// The licences that crates we link may be under.
-const ALLOWED: [&str; 12] = [
+const ALLOWED: [&str; 13] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "MIT",
     "MIT-0",
+    "0BSD",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "ISC",

@@ -22,6 +22,7 @@ pub mod cuts;
 pub mod demo;
 pub mod figures;
 pub mod inside;
+pub mod nfs;
 mod record;
 mod restored;
 pub mod updates;
