@@ -80,17 +80,22 @@ impl Reconciler for Slices {
             return Outcome::none();
         }
         let mut outcome = Outcome::none();
-        for known in view.owned::<EndpointSlice>(service.uid()) {
-            let labels = known.metadata.labels.clone().unwrap_or_default();
-            if labels.get(MANAGED_BY).is_none_or(|by| by != MANAGER) || known.deleting() {
+        // By label, as upstream does: a Service that went may have left its slices without an owner, and this one has its name.
+        for known in view.list::<EndpointSlice>(Some(&key.namespace)) {
+            let says = |label: &str, value: &str| {
+                known.metadata.labels.as_ref().and_then(|labels| labels.get(label)).is_some_and(|its| its == value)
+            };
+            if !says(SERVICE_NAME, &key.name) || !says(MANAGED_BY, MANAGER) || known.deleting() {
                 continue;
             }
             match wanted.remove(known.name()) {
                 None => outcome.writes.push(Write::delete(&*known, DeleteOptions::default())),
                 Some(slice) => {
                     let same = (&slice.endpoints, &slice.ports) == (&known.endpoints, &known.ports);
-                    if !same || slice.metadata.labels != known.metadata.labels {
-                        let metadata = ObjectMeta { labels: slice.metadata.labels, ..known.metadata.clone() };
+                    let (ours, its) = (&slice.metadata, &known.metadata);
+                    if !same || (&ours.labels, &ours.owner_references) != (&its.labels, &its.owner_references) {
+                        let ObjectMeta { labels, owner_references, .. } = slice.metadata;
+                        let metadata = ObjectMeta { labels, owner_references, ..its.clone() };
                         outcome.writes.push(Write::update(&EndpointSlice { metadata, ..slice }));
                     }
                 }
