@@ -81,11 +81,10 @@ impl Reconciler for Slices {
         }
         let mut outcome = Outcome::none();
         // By label, as upstream does: a Service that went may have left its slices without an owner, and this one has its name.
-        for known in view.list::<EndpointSlice>(Some(&key.namespace)) {
-            let says = |label: &str, value: &str| {
-                known.metadata.labels.as_ref().and_then(|labels| labels.get(label)).is_some_and(|its| its == value)
-            };
-            if !says(SERVICE_NAME, &key.name) || !says(MANAGED_BY, MANAGER) || known.deleting() {
+        let ours = [(SERVICE_NAME, key.name.as_str()), (MANAGED_BY, MANAGER)];
+        let ours = ours.map(|(label, value)| (label.to_owned(), value.to_owned()));
+        for known in view.select::<EndpointSlice>(&key.namespace, &Selector::labels(&ours.into())) {
+            if known.deleting() {
                 continue;
             }
             match wanted.remove(known.name()) {
@@ -442,6 +441,24 @@ mod tests {
     #[test]
     fn a_service_without_selector_is_left_alone() {
         check(json!({"selector": null}), "a", "");
+    }
+
+    #[test]
+    fn slices_that_a_namesake_left_without_an_owner_are_put_right() {
+        let mut world = World::default();
+        world.put(Service::RESOURCE, json!({"metadata": {"name": "web", "namespace": "n"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}));
+        let first = world.reconcile(&Slices, "n", "web");
+        let mut orphan: serde_json::Value = serde_json::from_slice(&first.writes[0].body).expect("JSON");
+        orphan["metadata"].as_object_mut().expect("a map").remove("ownerReferences");
+        orphan["metadata"]["name"] = "web-other".into();
+        world.put(EndpointSlice::RESOURCE, orphan.clone());
+        orphan["metadata"]["name"] = "of-somebody".into();
+        orphan["metadata"]["labels"][MANAGED_BY] = "somebody".into();
+        world.put(EndpointSlice::RESOURCE, orphan);
+        let told = lines(&world.reconcile(&Slices, "n", "web"));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("delete") && told[0].contains("web-other"), "{told:?}");
+        assert!(told[1].starts_with("create"), "{told:?}");
     }
 
     #[test]
