@@ -35,14 +35,9 @@ impl Documents {
             return Ok(document.clone());
         }
         let bytes = Bytes::from(make().ok_or_else(Failure::no_such_path)?);
-        let document = Document { tag: format!("\"{:016X}\"", fingerprint(&bytes)), bytes };
+        let document = Document { tag: format!("\"{:016X}\"", base::fnv1a(bytes.iter().copied())), bytes };
         // Only what exists is kept, so names that clients invent take no memory.
         made.insert(name.to_owned(), document.clone());
         Ok(document)
     }
-}
-
-/// FNV-1a: tells documents apart, protects nothing.
-fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

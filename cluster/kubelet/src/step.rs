@@ -677,12 +677,8 @@ pub fn go_duration(duration: Duration) -> String {
 /// A digest of what, when changed, needs a new container: its name and image.
 pub fn spec_hash(member: &Member) -> String {
     let image = member.container.image.as_deref().unwrap_or_default();
-    // FNV-1a: stable for ever, as it is compared across restarts and releases.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in member.name().bytes().chain([0]).chain(image.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("{hash:x}")
+    // It is compared across restarts and releases.
+    format!("{:x}", base::fnv1a(member.name().bytes().chain([0]).chain(image.bytes())))
 }
 
 fn terminate(pod: &PodInfo, seen: &Observed, memory: &mut Memory, now: Now, plan: &mut Plan) {

@@ -133,7 +133,7 @@ pub fn plan(view: &View<'_>) -> Plan {
     sets.splice(0..0, found.into_sets());
     let mut table = Table { name: TABLE.into(), sets, chains };
     table.chains.push(Chain {
-        name: format!("{MARK}{:016x}", digest(&table.to_string())),
+        name: format!("{MARK}{:016x}", base::fnv1a(table.to_string().bytes())),
         hook: None,
         rules: Vec::new(),
     });
@@ -145,12 +145,6 @@ impl Plan {
     pub fn mark(&self) -> &str {
         self.table.chains.last().map_or("", |chain| &chain.name)
     }
-}
-
-/// FNV-1a: the same in every version of this program, which the standard library's hashes are not.
-fn digest(text: &str) -> u64 {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 impl Udp {

@@ -173,8 +173,7 @@ fn fewer_is_better(raw: &[i64]) -> Vec<i64> {
     raw.iter().map(|mark| if high == 0 { FULL } else { FULL - mark * FULL / high }).collect()
 }
 
-/// Breaks ties: the same pod always likes the same node, and different pods different ones (FNV-1a).
+/// Breaks ties: the same pod always likes the same node, and different pods different ones.
 pub(crate) fn taste(pod: &PodInfo, node: &str) -> u64 {
-    let bytes = pod.uid.bytes().chain([0]).chain(node.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    base::fnv1a(pod.uid.bytes().chain([0]).chain(node.bytes()))
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod digest;
 pub mod exposition;
 pub mod log_file;
 mod random;
@@ -17,6 +18,7 @@ mod time;
 mod units;
 
 pub use chain::{Chain, chain};
+pub use digest::fnv1a;
 pub use random::{Rng, Uid};
 pub use time::{Clock, ManualClock, Monotonic, ParseTimeError, Timestamp};
 pub use units::{Bytes, MilliCpu};

@@ -179,9 +179,12 @@ async fn in_turn(
 /// The name of another node that is cordoned for an update or not Ready.
 fn away(other: &Node, ours: &str) -> Option<String> {
     let name = other.metadata.name.clone().filter(|name| name != ours)?;
-    let mut conditions = other.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let is_ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    (cordon(other).ours.is_some() || !is_ready).then_some(name)
+    (cordon(other).ours.is_some() || !is_ready(other)).then_some(name)
+}
+
+fn is_ready(node: &Node) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 async fn act(updates: &Updates, memory: &mut Memory, status: &Status, plan: &Plan) -> Result<(), UpdateError> {
@@ -348,12 +351,10 @@ fn pod(item: &Value) -> Pod {
 fn checks(node: &Node, pods: &[Pod], boot: &str) -> Vec<Check> {
     let status = node.status.as_ref();
     let is_this_boot = status.and_then(|status| status.node_info.as_ref()).is_some_and(|info| info.boot_id == boot);
-    let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-    let is_ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let mut stay =
         pods.iter().filter(|pod| pod.controller.as_deref() == Some("DaemonSet") && !pod.updates && !pod.leaving);
     let check = |name: &str, passes| Check { name: name.to_owned(), passes };
-    vec![check("node", is_this_boot && is_ready), check("daemon-pods", stay.all(|pod| pod.ready))]
+    vec![check("node", is_this_boot && is_ready(node)), check("daemon-pods", stay.all(|pod| pod.ready))]
 }
 
 fn boot_id() -> String {

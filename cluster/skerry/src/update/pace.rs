@@ -6,6 +6,8 @@
 //! Nobody decides for all: a node claims its turn by cordoning itself, and looks again. Whoever then sees too many others gives
 //! the claim back and waits; two that claim in the same moment both do, so at no time more than `at_a_time` go on.
 
+use base::fnv1a;
+
 use super::plan::{Plan, Shown, Step};
 
 /// On the pods that ask for updates: how many boards may be away at a time; one where it is not said.
@@ -43,8 +45,7 @@ pub fn pace(plan: Plan, version: &str, has_turn: bool, claims: bool, others: &Ot
 
 /// For how many seconds a node that gave its claim back stays quiet, so that those who met do not meet again.
 pub fn quiet_seconds(node: &str) -> u64 {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    2 + node.bytes().fold(0xcbf2_9ce4_8422_2325, mix) % 11
+    2 + fnv1a(node.bytes()) % 11
 }
 
 #[cfg(test)]

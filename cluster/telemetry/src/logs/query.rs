@@ -315,9 +315,9 @@ impl Entry {
     }
 }
 
-/// FNV-1a over the names, each ended: orders streams, protects nothing.
+/// Over the names, each ended: orders streams, protects nothing.
 fn hash(stream: &Stream) -> u64 {
     let Stream { node, namespace, pod, uid, container, run } = stream;
     let bytes = [node, namespace, pod, uid, container, run].into_iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    base::fnv1a(bytes)
 }

@@ -47,7 +47,7 @@ impl Watched {
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         // Bookmarks are of no object.
         if !uid.is_empty() {
-            let says = (format!("{} {uid}", object["kind"]), checksum(&event.object));
+            let says = (format!("{} {uid}", object["kind"]), base::fnv1a(event.object.iter().copied()));
             let known = self.revisions.entry(revision).or_insert_with(|| says.clone());
             if *known != says {
                 self.broken
@@ -150,9 +150,4 @@ fn has_ended(pod: &Value) -> bool {
 fn milli_cpu(pod: &Value) -> i64 {
     let asked = pod.pointer("/spec/containers/0/resources/requests/cpu").and_then(Value::as_str);
     asked.and_then(|asked| asked.strip_suffix('m')).and_then(|asked| asked.parse().ok()).unwrap_or_default()
-}
-
-/// FNV-1a.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
