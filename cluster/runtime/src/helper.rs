@@ -403,6 +403,8 @@ fn become_program(program: &Program, terminal: Option<OwnedFd>) -> Outcome<()> {
         None => own_streams(&user),
     }
     drop(terminal);
+    // The place of a console that nobody asked for is open without a mark.
+    process::hand_on_streams_only().fails()?;
     let env = with_home(&program.env, &user);
     // The keeper has many; few for programs that look at each, and more for those that ask, as other runtimes have it.
     let _ = process::set_limit("RLIMIT_NOFILE", DESCRIPTORS, DESCRIPTORS_MAX);

@@ -264,6 +264,16 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     nix::unistd::setresuid(uid, uid, uid).doing(format_args!("become user {uid}"))
 }
 
+/// From now on a program run in place of this one gets its three streams alone, whatever else is open.
+pub fn hand_on_streams_only() -> Result<()> {
+    let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);
+    // SAFETY: plain numbers; nothing is closed before exec.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).doing("mark descriptors to be closed"),
+    }
+}
+
 /// Runs a program in place of this one. Returns only on failure. Signals are as the kernel's default has them.
 pub fn exec<S: AsRef<OsStr>>(program: &std::path::Path, args: &[S], env: &[S]) -> io::Error {
     let c_string = |text: &OsStr| CString::new(text.as_bytes());

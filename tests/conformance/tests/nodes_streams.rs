@@ -77,6 +77,7 @@ fn commands_files_and_ports_reach_pods_of_every_node() {
     let site = start();
     for (index, pod) in NODES.into_iter().enumerate() {
         runs_commands(&site, pod);
+        has_terminals(&site, pod);
         attaches(&site, pod);
         copies(&site, pod);
         forwards(&site, pod, 18_080 + index as u16);
@@ -93,6 +94,24 @@ fn runs_commands(site: &Site, pod: &str) {
     assert!(text.starts_with("err\n"), "{text}");
     let missing = site.kubectl(&format!("exec {pod} -c shell -- nosuch"));
     assert!(!missing.0 && missing.1.contains("nosuch"), "{}", missing.1);
+}
+
+/// kubectl on a terminal of 41 lines and 99 columns, which nobody types on.
+fn has_terminals(site: &Site, pod: &str) {
+    let inside = "tty; stty size; echo $TERM; ls -x /proc/self/fd";
+    let words = ["exec", "-it", pod, "-c", "shell", "--", "sh", "-c", &format!("'{inside}'")];
+    let kubectl = site.command(&words);
+    let words: Vec<_> =
+        [kubectl.get_program()].into_iter().chain(kubectl.get_args()).map(|word| word.to_string_lossy()).collect();
+    let line = format!("stty rows 41 columns 99; {}", words.join(" "));
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+    let output = output.expect("script is there");
+    // The end of script's own input is typed on the terminal, which echoes it.
+    let text = String::from_utf8_lossy(&output.stdout).replace("^@", "").replace('\0', "");
+    let told: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(told, ["/dev/pts/0", "41", "99", "xterm", "0", "1", "2", "3"], "{pod}: {text:?}");
+    // The container's own process has no more than its streams.
+    assert_eq!(site.must(&format!("exec {pod} -c web -- ls -x /proc/1/fd")).split_whitespace().count(), 4, "{pod}");
 }
 
 fn attaches(site: &Site, pod: &str) {
