@@ -32,7 +32,7 @@ mod volume;
 pub use error::BackupError;
 pub use file::{Checked, Contents, FileRecords, FileWriter, check, open_stream};
 pub use meta::{FORMAT, Meta};
-pub use place::{Standing, finish, is_restored, look};
+pub use place::{Standing, finish, is_restored, look, look_for_volume};
 pub use record::{End, ReadError, Record, RecordReader, RecordWriter};
 pub use restore::{Restored, first_revision, keys, restore};
 pub use rotation::{Keep, name_of, surplus};

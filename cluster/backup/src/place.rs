@@ -8,9 +8,12 @@
 //!
 //! Invariants:
 //! * whenever the power goes, a server that starts then finds all of what was there before, or all of what was restored;
-//! * nothing that was there is deleted: what must make room is moved to `replaced-SECONDS` in the same folder.
+//! * nothing that was there is deleted: what must make room is moved to `replaced-SECONDS` in the same folder;
+//! * a folder that a volume is unpacked to is named in `restoring.part` first: what an interrupted try left in it is of that try.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -21,12 +24,16 @@ use crate::{BackupError, Meta};
 
 const PART: &str = "restoring.part";
 const WHOLE: &str = "restoring";
+/// In the part: the folders that volumes are unpacked to, each ended by a nul.
+const VOLUMES: &str = "volumes";
+/// What a file system has of its own in its root.
+const OF_FILE_SYSTEM: &str = "lost+found";
 /// What makes up a cluster.
 const PARTS: [&str; 3] = ["pki", "db", FROM];
 /// The first lines of the backup.
 pub(crate) const FROM: &str = "restored-from";
 /// A folder that holds nothing but these is blank: a mount point, images put there beforehand, an earlier try.
-const BLANK: [&str; 5] = ["lock", "lost+found", "images", PART, WHOLE];
+const BLANK: [&str; 5] = ["lock", OF_FILE_SYSTEM, "images", PART, WHOLE];
 
 /// What a folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,30 +64,80 @@ pub fn is_restored(folder: &Path, meta: &Meta) -> bool {
     fs::read(folder.join(FROM)).is_ok_and(|lines| lines == meta.lines())
 }
 
-/// An empty folder for what is being restored.
-pub fn prepare(folder: &Path) -> Result<PathBuf, BackupError> {
+/// Refuses a volume's folder that holds something, unless an interrupted restore to `data` put it there.
+pub fn look_for_volume(data: &Path, folder: &Path) -> Result<(), BackupError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.doing("look into", folder)?,
+    };
+    match entries.flatten().find(|entry| entry.file_name() != OF_FILE_SYSTEM) {
+        Some(entry) if !begun(data).iter().any(|other| other == folder) => {
+            let found = entry.file_name().to_string_lossy().into();
+            Err(BackupError::NotBlank { folder: folder.to_owned(), found })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The folders that an interrupted restore was unpacking volumes to.
+fn begun(data: &Path) -> Vec<PathBuf> {
+    let bytes = fs::read(data.join(PART).join(VOLUMES)).unwrap_or_default();
+    // One that was cut short was never used.
+    let whole = bytes.split_inclusive(|byte| *byte == 0).filter_map(|path| path.strip_suffix(b"\0"));
+    whole.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
+}
+
+/// An empty folder for what is being restored, and empty ones for the volumes, where [`look_for_volume`] was content.
+pub(crate) fn prepare<'a>(folder: &Path, volumes: impl Iterator<Item = &'a PathBuf>) -> Result<PathBuf, BackupError> {
     let part = folder.join(PART);
     if part.exists() {
-        fs::remove_dir_all(&part).doing("empty", &part)?;
+        clear(folder)?;
     }
     fs::DirBuilder::new().mode(0o700).create(&part).doing("make", &part)?;
+    let named: Vec<u8> = volumes.flat_map(|volume| [volume.as_os_str().as_bytes(), b"\0"].concat()).collect();
+    if !named.is_empty() {
+        let list = part.join(VOLUMES);
+        fs::write(&list, named).doing("write", &list)?;
+        make_durable(&part)?;
+    }
     Ok(part)
+}
+
+/// Takes away what a restore that did not end well has made.
+fn clear(data: &Path) -> Result<(), BackupError> {
+    for volume in begun(data) {
+        let Ok(entries) = fs::read_dir(&volume) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.file_name() != OF_FILE_SYSTEM) {
+            let path = entry.path();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.doing("empty", &path)?;
+        }
+    }
+    let part = data.join(PART);
+    fs::remove_dir_all(&part).doing("empty", &part)
 }
 
 /// What was prepared is not to be.
 pub(crate) fn abandon(folder: &Path) {
     // What is left is emptied by the next try.
-    let _ = fs::remove_dir_all(folder.join(PART));
+    let _ = clear(folder);
 }
 
 /// What was prepared is whole: makes it durable, and then the cluster of `folder`.
-pub fn settle(folder: &Path, now: Timestamp) -> Result<(), BackupError> {
+pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), BackupError> {
     let (part, whole) = (folder.join(PART), folder.join(WHOLE));
-    let synced = sys::files::sync_file_system(&part).map_err(std::io::Error::other);
-    synced.doing("make durable", &part)?;
+    for volume in begun(folder).iter().filter(|volume| volume.exists()) {
+        make_durable(volume)?;
+    }
+    make_durable(&part)?;
     fs::rename(&part, &whole).doing("rename", &part)?;
     sys::files::sync_folder(folder).doing("make durable", folder)?;
     finish(folder, now).map(|_| ())
+}
+
+fn make_durable(path: &Path) -> Result<(), BackupError> {
+    sys::files::sync_file_system(path).map_err(std::io::Error::other).doing("make durable", path)
 }
 
 /// Moves a whole restore to its place, if there is one. Says whether there was.
@@ -170,7 +227,7 @@ mod tests {
     #[test]
     fn old_and_new_change_places() {
         let folder = folder("db/a=old pki/a=old kubelet/x=kept");
-        let part = prepare(folder.path()).expect("it can be prepared");
+        let part = prepare(folder.path(), std::iter::empty()).expect("it can be prepared");
         for name in ["db", "pki"] {
             fs::create_dir(part.join(name)).expect("a folder");
             fs::write(part.join(name).join("a"), "new").expect("a file");
@@ -200,7 +257,29 @@ mod tests {
     fn what_is_not_whole_is_begun_anew() {
         let folder = folder("restoring.part/db/half=1");
         assert!(!finish(folder.path(), NOW).expect("nothing to finish"));
-        let part = prepare(folder.path()).expect("it can be prepared");
+        let part = prepare(folder.path(), std::iter::empty()).expect("it can be prepared");
         assert_eq!(fs::read_dir(part).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn a_volume_half_unpacked_is_emptied_by_the_next_try_and_another_folder_never() {
+        let data = folder("");
+        let volumes = folder("web/lost+found/x=1 other/mine=1");
+        let (web, other) = (volumes.path().join("web"), volumes.path().join("other"));
+        let refused = |path: &Path| look_for_volume(data.path(), path).err().map(|error| error.to_string());
+        assert_eq!(refused(&web), None);
+        assert!(refused(&other).is_some_and(|why| why.contains("mine")));
+        prepare(data.path(), [&web].into_iter()).expect("it can be prepared");
+        fs::create_dir(web.join("half")).expect("a folder");
+        fs::write(web.join("half/file"), "1").expect("a file");
+        // The power went; the folder is this restore's own.
+        assert_eq!((refused(&web), refused(&other).is_some()), (None, true));
+        prepare(data.path(), [&web].into_iter()).expect("it can be prepared");
+        assert_eq!(shown(volumes.path()), "other/mine=1 web/lost+found/x=1");
+        fs::write(web.join("whole"), "1").expect("a file");
+        settle(data.path(), NOW).expect("it can be settled");
+        // It is somebody's now.
+        assert!(refused(&web).is_some_and(|why| why.contains("whole")));
+        assert_eq!(shown(volumes.path()), "other/mine=1 web/lost+found/x=1 web/whole=1");
     }
 }

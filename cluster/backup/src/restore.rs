@@ -46,14 +46,14 @@ pub fn first_revision(meta: &Meta, now: Timestamp) -> Revision {
 }
 
 /// Restores to the data folder `data`, where [`place::look`] was content. Each volume of the file that `volumes` names goes to
-/// the folder it says, and must be in it ([`Checked::must_hold`]).
+/// the folder it says, and must be in it ([`Checked::must_hold`]); [`place::look_for_volume`] was content with the folder.
 pub async fn restore(
     file: &Checked,
     data: &Path,
     volumes: &BTreeMap<String, PathBuf>,
     now: Timestamp,
 ) -> Result<Restored, BackupError> {
-    let part = place::prepare(data)?;
+    let part = place::prepare(data, volumes.values())?;
     let restored = fill(file, &part, volumes, now).await.inspect_err(|_| place::abandon(data))?;
     place::settle(data, now)?;
     Ok(restored)

@@ -80,6 +80,9 @@ pub struct Server {
     /// The key of the backup to restore, if it is encrypted.
     #[arg(long, value_name = "FILE", requires = "restore")]
     pub restore_key: Option<PathBuf>,
+    /// Restore the backup's volumes too, each below this folder at the path it was backed up from: `/` is where it was.
+    #[arg(long, value_name = "FOLDER", requires = "restore")]
+    pub restore_volumes: Option<PathBuf>,
     /// Run the control plane alone, no pods on this machine.
     #[arg(long)]
     pub no_node: bool,

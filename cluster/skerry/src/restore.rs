@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use ::backup::{BackupError, Checked, Contents, Key, Restored, check, finish, is_restored, look};
+use ::backup::{BackupError, Checked, Key, Restored, check, finish, is_restored, look, look_for_volume};
 use base::{Clock, Timestamp};
 use sys::clock::SystemClock;
 
@@ -47,9 +47,9 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
     }
     let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
     let file = check(&options.file, key.as_ref()).map_err(failed)?;
-    let contents = file.contents().map_err(failed)?;
     look(&options.data_dir, options.move_aside).map_err(failed)?;
-    let volumes = volumes(&options, &file, &contents).map_err(failed)?;
+    let choice = Choice { named: &options.volume, below: options.volumes_to.as_deref() };
+    let volumes = choice.folders(&file, &options.data_dir).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RestoreFailed::Threads)?;
     let wish = Wish { file: &file, data: &options.data_dir, move_aside: options.move_aside, volumes: &volumes };
     println!("{}", runtime.block_on(fulfil(&wish, now))?);
@@ -59,18 +59,19 @@ pub fn run(options: cli::Restore) -> Result<(), RestoreFailed> {
 /// What a server does before its first start if it was given a backup. A folder that holds anything is used as it is.
 pub(crate) async fn before_first_start(
     file: &Path,
-    key: Option<&Path>,
-    data: &Path,
+    options: &cli::Server,
     now: Timestamp,
 ) -> Result<(), RestoreFailed> {
+    let data = options.data_dir.as_path();
     let failed = |source| RestoreFailed::Restore { folder: data.to_owned(), source };
     if !is_blank(data).map_err(failed)? {
         return Ok(());
     }
-    let key = key.map(Key::read).transpose().map_err(failed)?;
+    let key = options.restore_key.as_deref().map(Key::read).transpose().map_err(failed)?;
     let file = check(file, key.as_ref()).map_err(failed)?;
-    file.contents().map_err(failed)?;
-    let wish = Wish { file: &file, data, move_aside: false, volumes: &BTreeMap::new() };
+    let choice = Choice { below: options.restore_volumes.as_deref(), ..Choice::default() };
+    let volumes = choice.folders(&file, data).map_err(failed)?;
+    let wish = Wish { file: &file, data, move_aside: false, volumes: &volumes };
     tracing::info!("{}", fulfil(&wish, now).await?);
     Ok(())
 }
@@ -110,35 +111,34 @@ fn finished_before(data: &Path, file: &Checked, now: Timestamp) -> Result<bool, 
     Ok(finish(data, now)? && is_restored(data, &file.meta))
 }
 
-/// Which volume goes where. Those that are not chosen stay in the file.
-fn volumes(
-    options: &cli::Restore,
-    file: &Checked,
-    contents: &Contents,
-) -> Result<BTreeMap<String, PathBuf>, BackupError> {
-    let mut chosen = BTreeMap::new();
-    if let Some(folder) = &options.volumes_to {
-        let below = |name: &String| (name.clone(), folder.join(name.trim_start_matches('/')));
-        chosen.extend(contents.volumes.iter().map(below));
-    }
-    chosen.extend(options.volume.iter().cloned());
-    for (name, folder) in &chosen {
-        file.must_hold(contents, name)?;
-        is_empty(folder)?;
-    }
-    Ok(chosen)
+/// Which volumes go where. Those that are not chosen stay in the file.
+#[derive(Default)]
+struct Choice<'a> {
+    /// Each of these to a folder of its own.
+    named: &'a [(String, PathBuf)],
+    /// All others below this folder, at the path they were backed up from.
+    below: Option<&'a Path>,
 }
 
-fn is_empty(folder: &Path) -> Result<(), BackupError> {
-    match fs::read_dir(folder).map(|mut entries| entries.find_map(Result::ok)) {
-        Ok(None) => Ok(()),
-        Ok(Some(entry)) if entry.file_name() == "lost+found" => Ok(()),
-        Ok(Some(entry)) => {
-            let found = entry.file_name().to_string_lossy().into();
-            Err(BackupError::NotBlank { folder: folder.to_owned(), found })
+impl Choice<'_> {
+    /// The folder of each chosen volume of the file; they can be used for a restore to `data`.
+    fn folders(&self, file: &Checked, data: &Path) -> Result<BTreeMap<String, PathBuf>, BackupError> {
+        let contents = file.contents()?;
+        let mut chosen = BTreeMap::new();
+        for name in self.below.iter().flat_map(|_| &contents.volumes) {
+            let path = Path::new(name.trim_start_matches('/'));
+            if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+                let detail = format!("it names a volume {name:?}");
+                return Err(BackupError::Damaged { path: file.path.clone(), detail });
+            }
+            chosen.extend(self.below.map(|folder| (name.clone(), folder.join(path))));
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(BackupError::Io { doing: "look into", path: folder.to_owned(), source }),
+        chosen.extend(self.named.iter().cloned());
+        for (name, folder) in &chosen {
+            file.must_hold(&contents, name)?;
+            look_for_volume(data, folder)?;
+        }
+        Ok(chosen)
     }
 }
 

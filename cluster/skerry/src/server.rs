@@ -62,9 +62,7 @@ async fn serve(options: cli::Server) -> Result<(), StartError> {
     let stop = stop().map_err(StartError::Signals)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if let Some(file) = &options.restore {
-        let restored =
-            crate::restore::before_first_start(file, options.restore_key.as_deref(), &options.data_dir, clock.now())
-                .await;
+        let restored = crate::restore::before_first_start(file, &options, clock.now()).await;
         restored.map_err(StartError::FirstStart)?;
     }
     let data = folder(&options.data_dir)?;

@@ -31,12 +31,13 @@ const FOLDER: &str = "/run/skerry";
 /// Of a machine-id, so many letters tell boards apart that nobody named.
 const LETTERS: usize = 6;
 /// The settings that only services act on, and what services call them.
-const FOR_SERVICES: [(&str, &str); 5] = [
+const FOR_SERVICES: [(&str, &str); 6] = [
     ("labels", "labels"),
     ("taints", "taints"),
     ("mirrors", "mirrors"),
     ("checkpoint_key", "checkpoint_key_file"),
     ("restore", "restore"),
+    ("restore_volumes", "restore_volumes"),
 ];
 const NO_CLUSTER: &str = "the board starts no cluster and joins none";
 
@@ -189,6 +190,7 @@ pub fn values(settings: &Settings) -> Values {
     say("checkpoint_key_file", settings.checkpoint_key.as_ref().map(|_| file("checkpoint-key")));
     say("restore", settings.restore.as_ref().map(on_board));
     say("restore_key", settings.restore_key.as_ref().map(on_board));
+    say("restore_volumes", settings.restore_volumes.clone());
     say("node_ip", settings.node_ip.map(|ip| ip.to_string()));
     let labels: Vec<String> = settings.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     say("labels", Some(labels.join(",")));
@@ -273,8 +275,7 @@ mod tests {
         assert_eq!(said("{labels} {taints}").len(), 0);
     }
 
-    const RESTORES: &str =
-        "restore role=server once=restore /bin/r [ --key {restore_key} ] {restore}\nserver role=server /s";
+    const RESTORES: &str = "restore role=server once=restore /bin/r [ --key {restore_key} ] [ --to {restore_volumes} ] {restore}\nserver role=server /s";
 
     /// What runs once because of these settings, and what becomes of the board where it ends so.
     #[track_caller]
@@ -297,6 +298,8 @@ mod tests {
         let text = "# restore\nrestore = \"a.backup\"\nrestore_key = \"/data/key\"\n";
         let ran = "--key /data/key /run/boot/a.backup";
         check_once(text, Ok(()), ran, Role::Server, &[]);
+        let with_volumes = "restore = \"a.backup\"\nrestore_volumes = \"/\"\n";
+        check_once(with_volumes, Ok(()), "--to / /run/boot/a.backup", Role::Server, &[]);
         let expected =
             "skerry.toml:2: restore cannot be done, the board starts no cluster and joins none: a.backup is damaged";
         check_once(text, Err("a.backup is damaged".to_owned()), ran, Role::Unclear, &[expected]);

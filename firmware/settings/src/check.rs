@@ -86,6 +86,15 @@ pub fn file(value: &str) -> Answer<String> {
     Err("is no file: a name is, of a file beside this one, or a full path on the board".to_owned())
 }
 
+/// A folder's full path on the board.
+pub fn folder(value: &str) -> Answer<String> {
+    let inner = value.strip_prefix('/').map(|inner| inner.strip_suffix('/').unwrap_or(inner));
+    if inner.is_some_and(|inner| inner.is_empty() || file(&format!("/{inner}")).is_ok()) {
+        return Ok(value.to_owned());
+    }
+    Err("is no folder's full path on the board".to_owned())
+}
+
 /// What lets a board into a cluster, in the form that Kubernetes gave it.
 pub fn token(value: &str) -> Answer<String> {
     let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());

@@ -106,6 +106,14 @@ pub(crate) const KEYS: &[Key] = &[
         get: |of| of.restore_key.clone().map(Value::from),
     },
     Key {
+        name: "restore_volumes",
+        about: "The volumes in the backup come along, each below this folder at the path it was backed up from; \"/\" is where\nit \
+                was. Without this they stay in the file.",
+        example: "\"/\"",
+        set: |to, reader, item| to.restore_volumes = reader.checked(item, check::folder),
+        get: |of| of.restore_volumes.clone().map(Value::from),
+    },
+    Key {
         name: "address",
         about: "\"dhcp\", or the board's own address with the length of its net.",
         example: "\"192.168.1.20/24\"",
@@ -246,6 +254,7 @@ mod tests {
             checkpoint_key: Some("a \"longer\" secret".to_owned()),
             restore: None,
             restore_key: None,
+            restore_volumes: None,
             network: Network {
                 link: Some("eth1".to_owned()),
                 address: Some((ip(10, 77, 0, 2), 24)),
@@ -273,7 +282,8 @@ mod tests {
         check(&full());
         check(&Settings { hostname: Some("x".to_owned()), ..Settings::default() });
         let (restore, restore_key) = (Some("a.backup".to_owned()), Some("/data/key".to_owned()));
-        check(&Settings { restore, restore_key, ..Settings::default() });
+        let restore_volumes = Some("/".to_owned());
+        check(&Settings { restore, restore_key, restore_volumes, ..Settings::default() });
     }
 
     /// As a person uncomments them.
@@ -281,7 +291,7 @@ mod tests {
     fn every_example_is_good() {
         for key in KEYS {
             let mut text = match key.name {
-                "restore" | "restore_key" => "role = \"server\"\nrestore = \"a.backup\"\n",
+                "restore" | "restore_key" | "restore_volumes" => "role = \"server\"\nrestore = \"a.backup\"\n",
                 _ => "role = \"agent\"\nserver = \"a\"\naddress = \"192.168.1.20/24\"\n",
             }
             .to_owned();

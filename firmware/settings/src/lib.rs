@@ -50,6 +50,8 @@ pub struct Settings {
     pub restore: Option<String>,
     /// The file with the backup's key, named likewise.
     pub restore_key: Option<String>,
+    /// The folder below which the backup's volumes are restored, each at the path it was backed up from.
+    pub restore_volumes: Option<String>,
     /// The first wired link, or the one named.
     pub network: Network,
     /// Further links; each has a name.

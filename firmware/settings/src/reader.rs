@@ -255,8 +255,12 @@ impl<'t> Reader<'t> {
         if settings.role == Role::Agent && settings.restore.take().is_some() {
             leave_out("restore", "is for servers, and the role is agent");
         }
-        if settings.restore.is_none() && settings.restore_key.take().is_some() {
-            leave_out("restore_key", "is for a backup, and restore names none");
+        for (name, value) in
+            [("restore_key", &mut settings.restore_key), ("restore_volumes", &mut settings.restore_volumes)]
+        {
+            if settings.restore.is_none() && value.take().is_some() {
+                leave_out(name, "is for a backup, and restore names none");
+            }
         }
     }
 
@@ -430,6 +434,14 @@ mod tests {
              3: restore_key is for a backup, and restore names none: it is left out",
         );
         assert_eq!((settings.restore, settings.restore_key), (None, None));
+        let settings = check("restore = \"a\"\nrestore_volumes = \"/data/\"\n", "");
+        assert_eq!(settings.restore_volumes.as_deref(), Some("/data/"));
+        check(
+            "restore_volumes = \"/\"\n",
+            "1: restore_volumes is for a backup, and restore names none: it is left out",
+        );
+        let wrong = "2: restore_volumes is \"data\", which is no folder's full path on the board";
+        assert_eq!(check("restore = \"a\"\nrestore_volumes = \"data\"\n", wrong).restore_volumes, None);
         let settings = check(
             "restore = \"../a\"\n",
             "1: restore is \"../a\", which is no file: a name is, of a file beside this one, or a full path on the board",

@@ -208,6 +208,9 @@ struct Flash {
     /// The file with the backup's key, if it is encrypted; it goes on the card too
     #[arg(long, value_name = "FILE", requires = "restore")]
     restore_key: Option<PathBuf>,
+    /// Restore the backup's volumes too, each below this folder of the board at the path it was backed up from
+    #[arg(long, value_name = "FOLDER", requires = "restore")]
+    restore_volumes: Option<String>,
     /// A folder with `skerry` and `skerry-init` for the board, instead of building them
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
@@ -227,6 +230,7 @@ impl Flash {
             ("gateway", &self.gateway),
             ("dns", &self.dns),
             ("ntp", &self.ntp),
+            ("restore_volumes", &self.restore_volumes),
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
         Said {

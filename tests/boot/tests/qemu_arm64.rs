@@ -68,7 +68,8 @@ fn a_blank_board_becomes_the_cluster_of_a_backup(bench: &mut Bench, backup: &Pat
     let half = bytes.len() / 2;
     bytes[half] ^= 1;
     std::fs::write(&damaged, bytes).expect("it can be written");
-    bench.become_blank(&Said { restore: Some(damaged), ..Said::default() });
+    let lines = vec![("restore_volumes", "/".to_owned())];
+    bench.become_blank(&Said { restore: Some(damaged), lines, ..Said::default() });
     bench.boot(Way::Direct);
     bench.hears(" services, boot ");
     bench.shut_down();
@@ -88,4 +89,5 @@ fn a_blank_board_becomes_the_cluster_of_a_backup(bench: &mut Bench, backup: &Pat
     assert!(restored.holds(), "{restored}\n{}", bench.last_lines());
     bench.shut_down();
     assert_eq!(bench.settings_report(), None, "all is well");
+    bench.has_volume();
 }

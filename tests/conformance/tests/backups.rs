@@ -7,7 +7,7 @@ mod made;
 use std::path::{Path, PathBuf};
 
 use conformance::Cluster;
-use workloads::{Break, Report, check_again, chosen, run_all};
+use workloads::{Break, Report, check_again, chosen, run_all, with_volume};
 
 const MANIFEST: &str = include_str!("../../../cluster/skerry/manifests/backup.yaml");
 /// Where the manifest puts backups; the test has a folder of its own.
@@ -27,7 +27,11 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     assert!(report.holds(), "{report}\n{}", cluster.last_lines());
     let manifest = folder.path().join("backup.yaml");
     let backups = folder.path().join("backups");
-    std::fs::write(&manifest, MANIFEST.replace(BACKUPS, &backups.display().to_string())).expect("it can be written");
+    let site = folder.path().join("site");
+    std::fs::create_dir_all(site.join("pages")).expect("a folder");
+    std::fs::write(site.join("pages/index"), "hello").expect("it can be written");
+    let text = MANIFEST.replace(BACKUPS, &backups.display().to_string());
+    std::fs::write(&manifest, with_volume(&text, "/site", &site.display().to_string())).expect("it can be written");
     cluster.must(&format!("apply -f {}", manifest.display()));
     a_run_succeeds(&cluster);
     a_run_that_fails_says_why(
@@ -41,7 +45,9 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     a_run_that_fails_says_why(&cluster, ("\"emptyDir\":{}", small), "not kept, because it could not be proved");
     let file = the_file(&backups);
     cluster.make_blank();
-    cluster.restore(&file, &[]);
+    let back = folder.path().join("back");
+    cluster.restore(&file, &["--volumes-to", &back.display().to_string()]);
+    assert_eq!(std::fs::read_to_string(back.join("site/pages/index")).expect("the volume came back"), "hello");
     cluster.run_server();
     cluster.wait_for_server();
     let again = check_again(&cluster, &report, Break::NewBoard, SIDE_BY_SIDE);

@@ -15,10 +15,12 @@
 //! Not here: making a cluster, or breaking it.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod scenario;
 mod scenarios;
 mod user;
 
+pub use backup::with_volume;
 pub use scenario::{Break, Report, Scenario, check_again, run_all};
 pub use scenarios::{SCENARIOS, chosen};
 pub use user::User;
