@@ -33,13 +33,15 @@ pub(crate) struct Reader<'t> {
     problems: Vec<Problem>,
     /// Where each top key stands.
     lines: BTreeMap<String, usize>,
+    /// What misspelt ones at the top mean, perhaps, and where each stands.
+    meant: BTreeMap<&'static str, usize>,
 }
 
 /// Understands as much as can be, and says what is wrong with the rest.
 pub fn read(bytes: &[u8]) -> (Settings, Vec<Problem>) {
     let text = text(&bytes[..bytes.len().min(BYTES_MAX)]);
     let (table, errors) = DeTable::parse_recoverable(&text);
-    let mut reader = Reader { text: &text, problems: Vec::new(), lines: BTreeMap::new() };
+    let mut reader = Reader::new(&text);
     if bytes.len() > BYTES_MAX {
         reader.wrong(text.len(), format!("the file goes on behind {} KiB, which is not read", BYTES_MAX >> 10));
     }
@@ -57,7 +59,7 @@ pub fn read(bytes: &[u8]) -> (Settings, Vec<Problem>) {
 pub fn set(settings: &mut Settings, name: &str, value: &str) -> Answer<()> {
     let text = format!("{name} = {}\n", toml::Value::from(value));
     let (table, _) = DeTable::parse_recoverable(&text);
-    let mut reader = Reader { text: &text, problems: Vec::new(), lines: BTreeMap::new() };
+    let mut reader = Reader::new(&text);
     for (key, value) in table.get_ref() {
         reader.take(settings, key, value);
     }
@@ -71,6 +73,10 @@ pub fn line_of(bytes: &[u8], name: &str) -> usize {
 }
 
 impl<'t> Reader<'t> {
+    fn new(text: &'t str) -> Reader<'t> {
+        Reader { text, problems: Vec::new(), lines: BTreeMap::new(), meant: BTreeMap::new() }
+    }
+
     fn take(
         &mut self,
         settings: &mut Settings,
@@ -86,7 +92,12 @@ impl<'t> Reader<'t> {
             Some(known) => (known.set)(settings, self, item),
             // The parser has said already that a name is missing.
             None if name.is_empty() => {}
-            None => self.unknown(key.span().start, name, KEYS.iter().map(|key| key.name).chain([LINKS])),
+            None => {
+                let at = key.span().start;
+                let meant = self.unknown(at, name, KEYS.iter().map(|key| key.name).chain([LINKS]));
+                let line = self.line(at);
+                self.meant.extend(meant.map(|meant| (meant, line)));
+            }
         }
     }
 
@@ -101,7 +112,9 @@ impl<'t> Reader<'t> {
                 let item = Item { name: key.get_ref(), value };
                 match LINK_KEYS.iter().find(|known| known.name == item.name) {
                     Some(known) => (known.set)(&mut network, self, item),
-                    None => self.unknown(key.span().start, item.name, LINK_KEYS.iter().map(|key| key.name)),
+                    None => {
+                        self.unknown(key.span().start, item.name, LINK_KEYS.iter().map(|key| key.name));
+                    }
                 }
             }
             let line = self.line(item.value.span().start);
@@ -121,16 +134,21 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn unknown<'k>(&mut self, at: usize, name: &str, known: impl Iterator<Item = &'k str>) {
-        let what = if KEYS.iter().any(|key| key.name == name) {
-            format!("{name} stands below a line in brackets: it belongs above the first of them")
-        } else {
-            match known.min_by_key(|known| distance(name, known)).filter(|near| distance(name, near) <= DISTANCE_MAX) {
+    /// Says so; gives back which of the known names is meant, perhaps.
+    fn unknown(&mut self, at: usize, name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+        let near = known.min_by_key(|known| distance(name, known)).filter(|near| distance(name, near) <= DISTANCE_MAX);
+        let is_misplaced = KEYS.iter().any(|key| key.name == name);
+        self.wrong(
+            at,
+            match near {
+                _ if is_misplaced => {
+                    format!("{name} stands below a line in brackets: it belongs above the first of them")
+                }
                 Some(near) => format!("there is no setting {name}; {near} is meant, perhaps"),
                 None => format!("there is no setting {name}"),
-            }
-        };
-        self.wrong(at, what);
+            },
+        );
+        near
     }
 
     /// A text that means something; empty is as good as not said.
@@ -229,6 +247,9 @@ impl<'t> Reader<'t> {
         } else if role_line.is_none() && is_broken && self.begins_a_line(&["role", "server"]) {
             settings.role = Role::Unclear;
             self.problem(1, format!("no role can be read in what is broken: {nothing}"));
+        } else if let (None, None, Some(misspelt)) = (role_line, &settings.server, self.meant_role()) {
+            settings.role = Role::Unclear;
+            self.problem(misspelt, format!("without a role that can be read, {nothing}"));
         } else if role_line.is_none() && settings.server.is_some() {
             settings.role = Role::Agent;
         } else if settings.role == Role::Agent && settings.server.is_none() {
@@ -243,9 +264,15 @@ impl<'t> Reader<'t> {
         self.near(&mut settings.network, at);
     }
 
+    /// Where a misspelt setting stands that would have said what the board is.
+    fn meant_role(&self) -> Option<usize> {
+        ["role", "server"].iter().find_map(|name| self.meant.get(name)).copied()
+    }
+
     /// A backup is for a server, and its key for a backup.
     fn restore(&mut self, settings: &mut Settings, is_broken: bool) {
-        if is_broken && settings.restore.is_none() && self.begins_a_line(&["restore ", "restore="]) {
+        let is_meant = self.meant.contains_key("restore") || is_broken && self.begins_a_line(&["restore ", "restore="]);
+        if is_meant && settings.restore.is_none() {
             settings.restore = Some(String::new());
         }
         let mut leave_out = |name: &str, why: &str| {
@@ -359,6 +386,20 @@ mod tests {
         check("tokn = \"x\"\n", "1: there is no setting tokn; token is meant, perhaps");
         check("\n\nnonsense = 1\n", "3: there is no setting nonsense");
         check("[links.eth1]\nadress = \"dhcp\"\n", "2: there is no setting adress; address is meant, perhaps");
+    }
+
+    /// Who meant another cluster, or an earlier one, gets no new one for a slip of the pen.
+    #[test]
+    fn a_misspelt_role_or_backup_starts_no_empty_cluster() {
+        let nothing = "without a role that can be read, the board starts no cluster and joins none";
+        let told =
+            |name: &str, near: &str| format!("1: there is no setting {name}; {near} is meant, perhaps\n1: {nothing}");
+        assert_eq!(check("rol = \"agent\"\n", &told("rol", "role")).role, Role::Unclear);
+        assert_eq!(check("sever = \"a\"\n", &told("sever", "server")).role, Role::Unclear);
+        let other = "1: there is no setting rol; role is meant, perhaps";
+        assert_eq!(check("rol = \"x\"\nserver = \"a\"\n", other).role, Role::Agent);
+        let settings = check("restor = \"a\"\n", "1: there is no setting restor; restore is meant, perhaps");
+        assert_eq!((settings.role, settings.restore.as_deref()), (Role::Server, Some("")));
     }
 
     #[test]

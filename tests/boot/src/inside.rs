@@ -3,7 +3,7 @@
 //! Start at [`Inside::enter`].
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use workloads::User;
 
@@ -57,7 +57,18 @@ impl Inside {
     /// Starts the pod, where it does not run yet.
     pub fn enter(user: &User) -> Inside {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("inside.yaml");
-        user.must(&format!("apply -f {}", manifest.display()));
+        Inside::enter_by(user, &format!("apply -f {}", manifest.display()))
+    }
+
+    /// Likewise, on this node; `manifest` is a file to write.
+    pub fn enter_on(user: &User, node: &str, manifest: PathBuf) -> Inside {
+        let text = include_str!("../inside.yaml").replace("spec:\n", &format!("spec:\n  nodeName: {node}\n"));
+        std::fs::write(&manifest, text).expect("the manifest is written");
+        Inside::enter_by(user, &format!("apply -f {}", manifest.display()))
+    }
+
+    fn enter_by(user: &User, apply: &str) -> Inside {
+        user.must(apply);
         let inside = Inside(user.in_namespace("kube-system"));
         inside.0.must_become("--for=condition=Ready pod/inside", 60);
         inside
@@ -129,7 +140,12 @@ impl Inside {
 impl Memory {
     /// All that we hold, in MiB. What is mapped of a file in memory is counted twice, which errs to our disadvantage.
     pub fn ours(&self) -> f64 {
-        (self.processes.iter().map(|(pss, _)| pss).sum::<u64>() + self.files) as f64 / 1024.0
+        self.in_processes() + self.files as f64 / 1024.0
+    }
+
+    /// What our processes hold without the files, in MiB.
+    pub fn in_processes(&self) -> f64 {
+        self.processes.iter().map(|(pss, _)| pss).sum::<u64>() as f64 / 1024.0
     }
 
     /// Beside what was promised, in MiB.
@@ -170,7 +186,7 @@ mod tests {
     fn all_that_is_ours_is_added_up() {
         let processes = vec![(1024, "/bin/skerry server".to_owned()), (512, "/sbin/skerry-init".to_owned())];
         let memory = Memory { processes, files: 512, machine: (500 << 10, 400 << 10) };
-        assert_eq!(memory.ours(), 2.0);
+        assert_eq!((memory.ours(), memory.in_processes()), (2.0, 1.5));
         let told = memory.against(64).to_string();
         assert!(told.contains("2.0 MiB  together; the promise is 64\n   100.0 MiB  of 500 in use"), "{told}");
     }

@@ -2,8 +2,21 @@
 //!
 //! Start at [`run`].
 
+use std::path::Path;
+
+use image::up::kubectl;
+
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
+
+/// What the page's first views ask for, and what the answers hold.
+const PAGE: [(&str, &str); 5] = [
+    ("/dashboard/", "dashboard.js"),
+    ("/dashboard/dashboard.js", "sessionStorage"),
+    ("/api/v1/nodes?limit=500", "skerry-3"),
+    ("/apis/telemetry.skerry.dev/v1/namespaces/default/logs?pod=speaks", "the last words of a pod"),
+    ("/apis/telemetry.skerry.dev/v1/series?name=node_cpu_usage_seconds_total", "skerry-3"),
+];
 
 /// A pod's words are in the central store, and stay there when it is gone; every node's figures are there.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
@@ -24,5 +37,26 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         let (ok, said) = user.kubectl("top nodes --no-headers");
         ok && said.lines().count() == usize::from(BOARDS)
     });
-    Ok(format!("kubectl top shows {BOARDS} nodes; a pod's words are there after it is gone"))
+    page(fleet)?;
+    Ok(format!(
+        "kubectl top shows {BOARDS} nodes; a pod's words are there after it is gone; the page shows both to its account"
+    ))
+}
+
+/// The web page on the server's board, to somebody who has nothing but the token of its account.
+fn page(fleet: &Fleet) -> Answer<()> {
+    let user = fleet.user();
+    let manifest = image::Tree::ours().top.join("cluster/dashboard/manifests/viewer.yaml");
+    user.must(&format!("apply -f {}", manifest.display()));
+    let token = user.must("-n kube-system create token skerry-dashboard --duration=10m");
+    let server = format!("--server=https://127.0.0.1:{}", fleet.api_port());
+    let token = format!("--token={}", token.trim());
+    for (path, held) in PAGE {
+        let words = [&server, &token, "--insecure-skip-tls-verify", "get", "--raw", path];
+        let answer = kubectl(Path::new("/dev/null"), &words).map_err(|error| error.to_string())?;
+        if !answer.contains(held) {
+            return Err(format!("{path} does not answer {held:?} but {answer}"));
+        }
+    }
+    Ok(())
 }

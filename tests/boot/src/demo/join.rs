@@ -2,15 +2,20 @@
 //!
 //! Start at [`run`].
 
+use std::thread::sleep;
 use std::time::Duration;
 
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
+use crate::inside::Inside;
 
 const ROLLED_OUT_WITHIN: &str = "--timeout=180s";
 /// Routes and rules follow what the API says; emulated, not at once.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 const NODE_PORT: u16 = 30077;
+/// The promise for an agent's board, in MiB: what agent, keeper and PID 1 hold together.
+const AGENT_MIB_MAX: f64 = 20.0;
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
 /// A pod on each node tells its node's name, and is asked through a Service.
 const WEB: &str = r#"
@@ -58,9 +63,24 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         answers(fleet, from, "web.demo-join.svc.cluster.local")?;
     }
     fleet.kubectl(&["delete", "namespace", "demo-join", "--timeout=120s"])?;
+    let held = agent_memory(fleet);
+    if held > AGENT_MIB_MAX {
+        return Err(format!("an idle agent holds {held:.1} MiB"));
+    }
     Ok(format!(
-        "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer"
+        "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer; an idle \
+         agent holds {held:.1} MiB"
     ))
+}
+
+/// The proportional set size of our processes on an agent's board, in MiB.
+fn agent_memory(fleet: &Fleet) -> f64 {
+    sleep(SETTLES_WITHIN);
+    let inside = Inside::enter_on(&fleet.user(), &fleet.node(BOARDS), fleet.kubeconfig().with_extension("inside.yaml"));
+    let memory = inside.memory();
+    eprint!("{}", memory.against(AGENT_MIB_MAX as u32));
+    inside.leave();
+    memory.in_processes()
 }
 
 /// Whether one of the pods answers at an address, asked from a pod on a board.
