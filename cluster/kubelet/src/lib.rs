@@ -40,7 +40,7 @@ pub mod volumes;
 pub mod worker;
 
 pub use options::{Live, Machine, Options, Tls, fixed};
-pub use run::{KubeletError, run};
+pub use run::{CLOCK_KEPT, KubeletError, run};
 pub use volumes::{Helper, VolumeError, unmount_all};
 
 /// The mount helper, for the binary that [`Options::mount_helper`] names.

@@ -61,6 +61,8 @@ pub struct Options {
     pub reserved_cpu_milli: u64,
     /// Memory kept back from pods.
     pub reserved_memory: Bytes,
+    /// Whether NTP keeps this machine's clock: its Lease says so to those that know the time from nobody.
+    pub clock_is_kept: fn() -> bool,
     /// What the machine has.
     pub machine: Machine,
     /// Such as `skerry://0.1.0`.
@@ -188,6 +190,7 @@ impl Options {
             pods_max: PODS_MAX,
             reserved_cpu_milli: 0,
             reserved_memory: Bytes(0),
+            clock_is_kept: || false,
             machine: Machine::default(),
             runtime_version: "skerry://0.1.0".to_owned(),
             static_pods: None,

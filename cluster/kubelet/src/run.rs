@@ -41,6 +41,8 @@ pub const LEASE_EVERY: Duration = Duration::from_secs(5);
 /// renewals to be taken for dead. Renewals are kept in memory by the server and cost no write to its disk.
 const LEASE_SECONDS: i32 = 20;
 /// How soon a renewal that failed is tried again.
+/// The annotation of a Lease whose times are NTP's.
+pub const CLOCK_KEPT: &str = "skerry.dev/clock-kept-by-ntp";
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// How often the node is looked at.
 const STATUS_LOOK: Duration = Duration::from_secs(10);
@@ -483,12 +485,19 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> Result<(), String> {
     let now = node.clock.now();
     let micros = k8s_openapi::jiff::Timestamp::from_nanosecond(now.0).unwrap_or_default();
     let renew_time = Some(MicroTime(micros));
-    if held.is_some() {
-        let patch = serde_json::json!({"spec": {"renewTime": now.rfc3339_micros()}});
+    let notes = (node.options.clock_is_kept)().then(|| BTreeMap::from([(CLOCK_KEPT.to_owned(), String::new())]));
+    if let Some(lease) = held {
+        let mut patch = serde_json::json!({"spec": {"renewTime": now.rfc3339_micros()}});
+        if notes != lease.metadata.annotations {
+            patch["metadata"] = serde_json::json!({"annotations": {CLOCK_KEPT: notes.as_ref().map(|_| "")}});
+        }
         let path = Lease::RESOURCE.path(NAMESPACE, name, "");
         let body = bytes::Bytes::from(patch.to_string());
         match node.client.call(http::Method::PATCH, path, client::typed::MERGE_PATCH, body).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                lease.metadata.annotations = notes;
+                return Ok(());
+            }
             Err(error) if error.not_found() => *held = None,
             Err(error) => return Err(chain(&error).to_string()),
         }
@@ -508,6 +517,7 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> Result<(), String> {
             name: Some(name.clone()),
             namespace: Some(NAMESPACE.to_owned()),
             owner_references: Some(vec![owner]),
+            annotations: notes,
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -518,9 +528,12 @@ async fn renew(node: &Node, held: &mut Option<Lease>) -> Result<(), String> {
         }),
     };
     match node.client.create(&lease).await {
-        Ok(made) => *held = Some(made),
-        // It is there from an earlier run: the next renewal finds it.
-        Err(error) if error.already_exists() => *held = Some(lease),
+        Ok(_) => *held = Some(lease),
+        // It is there from an earlier run: the next renewal finds it, and says what it is to say.
+        Err(error) if error.already_exists() => {
+            let metadata = ObjectMeta { annotations: Some(BTreeMap::new()), ..lease.metadata };
+            *held = Some(Lease { metadata, ..lease });
+        }
         Err(error) => return Err(chain(&error).to_string()),
     }
     Ok(())

@@ -83,6 +83,9 @@ pub struct Server {
     /// Restore the backup's volumes too, each below this folder at the path it was backed up from: `/` is where it was.
     #[arg(long, value_name = "FOLDER", requires = "restore")]
     pub restore_volumes: Option<PathBuf>,
+    /// Set this machine's clock forward by its agents' while no NTP client keeps it: for boards that have no clock of their own.
+    #[arg(long)]
+    pub set_clock: bool,
     /// Run the control plane alone, no pods on this machine.
     #[arg(long)]
     pub no_node: bool,

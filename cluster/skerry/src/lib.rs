@@ -23,6 +23,7 @@ pub mod roles;
 pub mod server;
 mod supervise;
 pub mod telemetry;
+mod time;
 mod tokens;
 pub mod update;
 

@@ -216,7 +216,7 @@ const SERVICES: &str = "\
 update /sbin/skerry-init update serve
 restore role=server once=restore /bin/skerry restore --if-blank --data-dir /data/skerry [ --key-file {restore_key} ] [ --volumes-to {restore_volumes} ] {restore}
 keeper /sbin/skerry-init keeper --socket /run/keeper.sock --held
-server role=server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443 [ --token-file {token_file} ] [ --node-ip {node_ip} ] [ --node-labels {labels} ] [ --register-with-taints {taints} ] [ --registry-mirrors {mirrors} ]
+server role=server SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry server --data-dir /data/skerry --listen 0.0.0.0:6443 --set-clock [ --token-file {token_file} ] [ --node-ip {node_ip} ] [ --node-labels {labels} ] [ --register-with-taints {taints} ] [ --registry-mirrors {mirrors} ]
 agent role=agent SKERRY_KEEPER_SOCKET=/run/keeper.sock /bin/skerry agent --data-dir /data/skerry --server {server} --set-clock [ --token-file {token_file} ] [ --node-ip {node_ip} ] [ --checkpoint-key-file {checkpoint_key_file} ] [ --node-labels {labels} ] [ --register-with-taints {taints} ] [ --registry-mirrors {mirrors} ]
 ";
 

@@ -14,7 +14,6 @@ mod join;
 mod memory;
 mod release;
 mod renew;
-mod time;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -27,9 +26,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::identity::Identity;
-use self::time::Timekeeper;
 use crate::own_node::OwnNode;
 use crate::roles::node::{self, NodeParts};
+use crate::time::Timekeeper;
 use crate::tokens::TokenSource;
 use crate::{StartError, cli, net, server};
 

@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use self::node::NodeParts;
 use crate::certificates::Shown;
 use crate::cli;
+use crate::time::Timekeeper;
 
 /// What a server hands to its roles.
 pub struct Parts {
@@ -71,6 +72,10 @@ pub fn all(parts: &Arc<Parts>) -> Vec<Role> {
     let mut roles = control::roles(parts, &caches);
     let stores = parts.telemetry.clone();
     roles.push(("telemetry", async move { run_stores(&stores).await }.boxed()));
+    if parts.options.set_clock {
+        let (time, caches, own) = (Timekeeper::new(parts.clock.clone()), caches.clone(), parts.node_name.clone());
+        roles.push(("time", async move { time.heed(&caches, &own).await }.boxed()));
+    }
     if !parts.options.no_node {
         let node = Arc::new(node_parts(parts, caches));
         roles.push(("node", node::role(&node)));

@@ -309,6 +309,7 @@ fn kubelet_options(parts: &NodeParts) -> kubelet::Options {
     options.checkpoint_key = parts.checkpoint_key.clone();
     options.labels = parts.own.labels();
     options.taints = parts.own.register_with_taints.clone();
+    options.clock_is_kept = sys::clock::is_synchronised;
     options.machine = Machine::read(storage(&parts.data));
     options.runtime_version = format!("skerry://{}", api::VERSION.trim_start_matches('v'));
     options
