@@ -3,9 +3,10 @@
 //! Start at [`Verb`]; each has one function in the library.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use base::chain;
 use board::Board;
@@ -17,6 +18,9 @@ use image::flash::Said;
 use image::qemu::Way;
 use image::up::{Wanted, down, up};
 use image::{Tree, build, bundle, cross, device, external, flash, host, packages, parts, shell};
+
+/// The board that is played unless another is named.
+const BOOTED: &str = "qemu-arm64";
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -31,7 +35,7 @@ enum Verb {
     /// Builds an image, boots it in QEMU, waits for the node and writes a kubeconfig
     Up {
         /// The board to play
-        #[arg(long, default_value = "qemu-arm64")]
+        #[arg(long, default_value = BOOTED)]
         board: String,
         /// So many boards: a server and agents that join it, from cards flashed for each, on one cable
         #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -55,7 +59,7 @@ enum Verb {
     /// Switches the machines of `up` off; their data stays
     Down {
         /// The board it plays
-        #[arg(long, default_value = "qemu-arm64")]
+        #[arg(long, default_value = BOOTED)]
         board: String,
     },
     /// Builds an image for a board
@@ -105,6 +109,12 @@ enum Verb {
         /// Pin what Debian has now
         #[arg(long)]
         update: bool,
+    },
+    /// Builds the binaries for a board's processor, as `build` does first
+    Binaries {
+        /// The board
+        #[arg(long, default_value = BOOTED)]
+        board: String,
     },
     /// Runs every test
     Verify,
@@ -264,6 +274,7 @@ fn main() -> ExitCode {
         Verb::Flash(wanted) => flash_one(&tree, &wanted),
         Verb::External => write_external(&tree),
         Verb::Lock { update } => lock(&tree, update),
+        Verb::Binaries { board } => binaries_of(&tree, &board),
         Verb::Verify => verify(&tree),
     };
     match outcome {
@@ -400,9 +411,33 @@ fn lock(tree: &Tree, update: bool) -> Result<()> {
 
 /// The tests of every crate, then those that need an image: they take longest, and only make sense once the others pass.
 fn verify(tree: &Tree) -> Result<()> {
-    host::prepare(tree)?;
-    cargo(tree, &["test", "--workspace", "--exclude", "boot", "--locked", "--no-fail-fast"])?;
+    host::prepare_to_play(tree, &board::read(&tree.boards(), BOOTED)?)?;
+    let mut building = build_meanwhile(tree)?;
+    let tested = cargo(tree, &["test", "--workspace", "--exclude", "boot", "--locked", "--no-fail-fast"]);
+    // Where it failed, the boot tests do it again, and say why.
+    let _built = building.wait().doing("wait for the binaries")?;
+    tested?;
     cargo(tree, &["test", "-p", "boot", "--locked", "--", "--nocapture"])
+}
+
+/// Builds what the boot tests boot in what processor time the other tests leave, as they wait most of theirs.
+fn build_meanwhile(tree: &Tree) -> Result<Child> {
+    host::folder(&tree.build)?;
+    let log = tree.build.join("verify-binaries.log");
+    let output = File::create(&log).doing(format_args!("write {}", log.display()))?;
+    let errors = output.try_clone().doing("share the log")?;
+    let ourselves = std::env::current_exe().doing("find this program")?;
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(ourselves).args(["binaries", "--board", BOOTED]).current_dir(&tree.top);
+    command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().doing("build binaries beside the tests")
+}
+
+fn binaries_of(tree: &Tree, board: &str) -> Result<()> {
+    let board = board::read(&tree.boards(), board)?;
+    host::prepare(tree)?;
+    let made = cross::build(tree, &board, None)?;
+    println!("{}\n{}", made.init.display(), made.skerry.display());
+    Ok(())
 }
 
 fn cargo(tree: &Tree, words: &[&str]) -> Result<()> {
