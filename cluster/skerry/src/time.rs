@@ -155,8 +155,7 @@ impl Timekeeper {
             }
             let behind = heard.behind(self.clock.monotonic()).filter(|behind| *behind > NEAR);
             if let Some(behind) = behind.filter(|_| !sys::clock::is_synchronised()) {
-                let floor = self.floor();
-                self.follow("the agents", &(floor..=floor.plus(AHEAD_MAX)), behind);
+                self.follow("the agents", &(self.clock.now()..=self.floor().plus(AHEAD_MAX)), behind);
                 heard.forget();
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -170,7 +169,9 @@ impl Timekeeper {
         match decide(self.clock.now(), good, behind) {
             Decision::Stay => self.say(&format!("the clock agrees with that of {who}"), false),
             Decision::Refuse => {
-                self.say(&format!("the clock of {who} is {seconds} s {way}, and is not followed"), true);
+                // Whole minutes: who is asked again soon says nearly the same.
+                let minutes = seconds / 60;
+                self.say(&format!("the clock of {who} is {minutes} minutes {way}, and is not followed"), true);
             }
             Decision::Set(time) => {
                 let way = if behind > 0 { "forward" } else { "back" };

@@ -101,6 +101,18 @@ impl Inside {
             * 512
     }
 
+    /// The machine's clock, in seconds since 1970.
+    pub fn clock(&self) -> i64 {
+        self.says("date +%s").trim().parse().expect("a time")
+    }
+
+    /// Sets it back by so many seconds; what it was.
+    pub fn set_clock_back(&self, seconds: i64) -> i64 {
+        let was = self.clock();
+        self.says(&format!("date -s @{}", was - seconds));
+        was
+    }
+
     /// Begins to count the calls that wait for the disk.
     pub fn count_syncs(&self) {
         self.says(COUNT_SYNCS);

@@ -16,6 +16,8 @@ const NODE_PORT: u16 = 30077;
 /// The promise for an agent's board, in MiB: what agent, keeper and PID 1 hold together.
 const AGENT_MIB_MAX: f64 = 20.0;
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+/// The server's clock is set back by so many seconds, as if the board had been off.
+const BEHIND: i64 = 600;
 
 /// A pod on each node tells its node's name, and is asked through a Service.
 const WEB: &str = r#"
@@ -67,10 +69,20 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     if held > AGENT_MIB_MAX {
         return Err(format!("an idle agent holds {held:.1} MiB"));
     }
+    let took = server_follows_agents(fleet)?;
     Ok(format!(
         "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer; an idle \
-         agent holds {held:.1} MiB"
+         agent holds {held:.1} MiB; a server {BEHIND} s behind has its agents' time {took:.0?} later"
     ))
+}
+
+/// Nobody tells these boards the time: a server that was off learns it from agents that went on.
+fn server_follows_agents(fleet: &Fleet) -> Answer<Duration> {
+    let inside = Inside::enter_on(&fleet.user(), &fleet.node(1), fleet.kubeconfig().with_extension("inside.yaml"));
+    let before = inside.set_clock_back(BEHIND);
+    let took = fleet.waits_for("the server's clock to be right", REACHED_WITHIN, |_| inside.clock() >= before);
+    inside.leave();
+    took
 }
 
 /// The proportional set size of our processes on an agent's board, in MiB.
