@@ -4,6 +4,7 @@
 //!
 //! Not here: the parts that say nothing of a board, which are written by hand beside these (`image/buildroot`, `image/yocto`).
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use board::{Architecture, Board};
@@ -27,29 +28,30 @@ pub fn files(tree: &Tree) -> Result<Vec<Written>> {
     let pins = packages::read(tree)?;
     let names = board::names(&tree.boards());
     let boards = names.iter().map(|name| Ok(board::read(&tree.boards(), name)?)).collect::<Result<Vec<_>>>()?;
-    let mut files = vec![
-        (
-            format!("{LAYER}/recipes-skerry/skerry/skerry-version.inc"),
-            written(&format!("SKERRY_VERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))),
-        ),
-        (format!("{LAYER}/recipes-kernel/linux/linux-skerry-version.inc"), linux_version(tree, &pins)?),
-    ];
+    let mut files = vec![(
+        format!("{LAYER}/recipes-skerry/skerry/skerry-version.inc"),
+        written(&format!("SKERRY_VERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))),
+    )];
+    let mut kernels = BTreeMap::new();
     for board in boards.iter().filter(|board| is_told(board)) {
-        files.push((format!("image/buildroot/configs/{}_defconfig", underscored(board)), defconfig(board, &pins)?));
+        let source = source(tree, &pins, board)?;
+        let text = defconfig(board, &pins, &source)?;
+        files.push((format!("image/buildroot/configs/{}_defconfig", underscored(board)), text));
         files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board)));
         let layout = plan(board, &Artifacts::default())?;
         files.push((format!("{LAYER}/files/wic/skerry-{}.wks", board.name), wks(&layout)));
+        kernels.insert(board.kernel_package.as_str(), source);
     }
+    let told = |(id, source): (&str, Source)| {
+        (format!("{LAYER}/recipes-kernel/linux/linux-skerry-{id}.inc"), linux_version(&source))
+    };
+    files.extend(kernels.into_iter().map(told));
     Ok(files)
 }
 
-/// Boards that other build systems do not build yet: nobody has the checksum of their kernel's source.
-const WITHOUT_CHECKSUM: [&str; 1] = ["rpi5"];
-
-/// Whether other build systems can build a board: 64-bit ARM with U-Boot, and the kernel's source is known.
+/// Whether other build systems can build a board: 64-bit ARM with U-Boot.
 fn is_told(board: &Board) -> bool {
-    let is_arm = board.architecture == Architecture::Arm64 && u_boot_config(board).is_some();
-    is_arm && !WITHOUT_CHECKSUM.contains(&board.name.as_str())
+    board.architecture == Architecture::Arm64 && u_boot_config(board).is_some()
 }
 
 /// Says in a file whose hand wrote it.
@@ -57,14 +59,51 @@ fn written(text: &str) -> String {
     format!("# Written by `cargo run -p image -- external`.\n{text}")
 }
 
-/// The kernel's version, and the checksum of its source.
-fn linux_version(tree: &Tree, pins: &[Pin]) -> Result<String> {
-    let version = upstream(pins, "kernel")?;
+/// The source of a kernel.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    version: String,
+    sha256: String,
+    /// The folder and the file, where it is not upstream's.
+    elsewhere: Option<String>,
+}
+
+/// The source of a board's kernel, as [`LINUX_HASH`] has it.
+fn source(tree: &Tree, pins: &[Pin], board: &Board) -> Result<Source> {
+    let version = upstream(pins, &board.kernel_package)?;
     let hashes = fs::read_to_string(tree.top.join(LINUX_HASH)).doing(format_args!("read {LINUX_HASH}"))?;
-    let ending = format!("  linux-{version}.tar.xz");
-    let sum = hashes.lines().find_map(|line| line.strip_prefix("sha256  ")?.strip_suffix(&ending));
-    let sum = sum.ok_or_else(|| wrong(format_args!("{LINUX_HASH} has no checksum of linux {version}")))?;
-    Ok(written(&format!("LINUX_VERSION = \"{version}\"\nSRC_URI[kernel.sha256sum] = \"{sum}\"\n")))
+    source_of(&hashes, version).ok_or_else(|| wrong(format_args!("{LINUX_HASH} has no checksum of linux {version}")))
+}
+
+/// Upstream's file; or else the one that Debian makes its packages of, in the folder that the comment before it names.
+fn source_of(hashes: &str, version: &str) -> Option<Source> {
+    let source = |sha256: &str, elsewhere| Source { version: version.into(), sha256: sha256.into(), elsewhere };
+    let upstreams = format!("  linux-{version}.tar.xz");
+    let debians = format!("linux_{version}.orig.tar.xz");
+    let mut folder = "";
+    for line in hashes.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            folder = comment;
+        }
+        let Some(sum) = line.strip_prefix("sha256  ") else { continue };
+        if let Some(sum) = sum.strip_suffix(&upstreams) {
+            return Some(source(sum, None));
+        }
+        if let Some(sum) = sum.strip_suffix(&format!("  {debians}")) {
+            return Some(source(sum, Some(format!("{folder}{debians}"))));
+        }
+    }
+    None
+}
+
+/// What Yocto is told of a kernel.
+fn linux_version(Source { version, sha256, elsewhere }: &Source) -> String {
+    let series = version.split('.').next().unwrap_or_default();
+    let upstreams = || format!("${{KERNELORG_MIRROR}}/linux/kernel/v{series}.x/linux-{version}.tar.xz");
+    let file = elsewhere.clone().unwrap_or_else(upstreams);
+    written(&format!(
+        "LINUX_VERSION = \"{version}\"\nLINUX_SOURCE = \"{file}\"\nSRC_URI[kernel.sha256sum] = \"{sha256}\"\n"
+    ))
 }
 
 /// Yocto's description of a board.
@@ -78,6 +117,7 @@ fn machine(board: &Board) -> String {
             board.u_boot().map(|u_boot| format!("{}/{}", u_boot.package, u_boot.file)).unwrap_or_default(),
         ),
         ("SKERRY_FIRMWARE", firmware.to_owned()),
+        ("SKERRY_KERNEL", board.kernel_package.clone()),
         (
             "KERNEL_DEVICETREE",
             devicetrees(board).iter().map(|tree| format!("{tree}.dtb")).collect::<Vec<_>>().join(" "),
@@ -129,7 +169,7 @@ fn upstream<'a>(pins: &'a [Pin], id: &str) -> Result<&'a str> {
 }
 
 /// Buildroot's configuration of a board.
-fn defconfig(board: &Board, pins: &[Pin]) -> Result<String> {
+fn defconfig(board: &Board, pins: &[Pin], source: &Source) -> Result<String> {
     const HERE: &str = "$(BR2_EXTERNAL_SKERRY_PATH)";
     let mut lines: Vec<String> = [
         "BR2_aarch64=y",
@@ -145,10 +185,14 @@ fn defconfig(board: &Board, pins: &[Pin]) -> Result<String> {
     add("GLOBAL_PATCH_DIR", &format!("\"{HERE}/patches\""));
     add("DOWNLOAD_FORCE_CHECK_HASHES", "y");
     add("ROOTFS_POST_IMAGE_SCRIPT", &format!("\"{HERE}/board/skerry/post-image.sh\""));
-    add("ROOTFS_POST_SCRIPT_ARGS", &format!("\"{}\"", board.name));
+    add("ROOTFS_POST_SCRIPT_ARGS", &format!("\"{} {}\"", board.name, board.kernel_package));
     add("LINUX_KERNEL", "y");
-    add("LINUX_KERNEL_CUSTOM_VERSION", "y");
-    add("LINUX_KERNEL_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &board.kernel_package)?));
+    let (from, name, value) = match &source.elsewhere {
+        None => ("CUSTOM_VERSION", "CUSTOM_VERSION_VALUE", &source.version),
+        Some(file) => ("CUSTOM_TARBALL", "CUSTOM_TARBALL_LOCATION", file),
+    };
+    add(&format!("LINUX_KERNEL_{from}"), "y");
+    add(&format!("LINUX_KERNEL_{name}"), &format!("\"{value}\""));
     add("LINUX_KERNEL_USE_ARCH_DEFAULT_CONFIG", "y");
     add("LINUX_KERNEL_CONFIG_FRAGMENT_FILES", &format!("\"{HERE}/../kernel.config {HERE}/../kernel-arm64.config\""));
     let trees = devicetrees(board);
@@ -218,21 +262,27 @@ mod tests {
     fn what_buildroot_downloads_has_a_checksum() {
         let tree = Tree::ours();
         let pins = packages::read(&tree).unwrap();
+        let text = std::fs::read_to_string(tree.top.join("image/buildroot/patches/uboot/uboot.hash")).unwrap();
         for name in board::names(&tree.boards()) {
             let board = board::read(&tree.boards(), &name).unwrap();
             let Some(u_boot) = board.u_boot().filter(|_| is_told(&board)) else {
-                let is_known = WITHOUT_CHECKSUM.contains(&&*name) || board.architecture != Architecture::Arm64;
-                assert!(is_known, "{name} is told to nobody");
+                assert_ne!(board.architecture, Architecture::Arm64, "{name} is told to nobody");
                 continue;
             };
-            for (hashes, file) in [
-                ("linux/linux.hash", format!("  linux-{}.tar.xz\n", upstream(&pins, &board.kernel_package).unwrap())),
-                ("uboot/uboot.hash", format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &u_boot.package).unwrap())),
-            ] {
-                let text = std::fs::read_to_string(tree.top.join("image/buildroot/patches").join(hashes)).unwrap();
-                assert!(text.contains(&file), "{name}: {hashes} lacks{file}");
-            }
+            source(&tree, &pins, &board).unwrap();
+            let file = format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &u_boot.package).unwrap());
+            assert!(text.contains(&file), "{name}: uboot.hash lacks{file}");
         }
+    }
+
+    #[test]
+    fn a_kernels_source_is_upstreams_or_debians() {
+        let hashes =
+            "# Somebody\nsha256  aa  linux-6.1.tar.xz\n# https://b.example/c/\nsha256  bb  linux_7.1.orig.tar.xz\n";
+        let of = |version| source_of(hashes, version).map(|source| (source.sha256, source.elsewhere));
+        assert_eq!(of("6.1"), Some(("aa".to_owned(), None)));
+        assert_eq!(of("7.1"), Some(("bb".to_owned(), Some("https://b.example/c/linux_7.1.orig.tar.xz".to_owned()))));
+        assert_eq!(of("1"), None);
     }
 
     #[test]

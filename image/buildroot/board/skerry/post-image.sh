@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the disk image of a Skerry board from what Buildroot built; called by Buildroot with BINARIES_DIR and the board's name.
+# Makes the disk image of a Skerry board from what Buildroot built; called by Buildroot with BINARIES_DIR, the
+# board's name and that of its kernel's package.
 #
 # What was built is laid out as Debian's packages would be, which is what the assembler reads; it decides what lies where and
 # writes the parts and a genimage.cfg, and genimage puts the disk together.
@@ -7,11 +8,15 @@ set -eu
 
 binaries=$1
 board=$2
+kernel_package=$3
 work=$BASE_DIR/skerry
 from=$work/from
 
 one() {
-	[ $# -eq 1 ] && [ -e "$1" ] || { echo "post-image: expected one $what, found: $*" >&2; exit 1; }
+	if [ $# -ne 1 ] || [ ! -e "$1" ]; then
+		echo "post-image: expected one $what, found: $*" >&2
+		exit 1
+	fi
 	echo "$1"
 }
 
@@ -22,10 +27,11 @@ put() {
 what="kernel in lib/modules"
 release=$(basename "$(one "$TARGET_DIR"/lib/modules/*)")
 what="kernel configuration"
-config=$(one "$BUILD_DIR"/linux-[0-9]*/.config)
+# Named by its version, or linux-custom where its source is not upstream's.
+config=$(one "$BUILD_DIR"/linux-[0-9c]*/.config)
 
 rm -rf "$work"
-kernel=$from/kernel
+kernel=$from/$kernel_package
 put "$binaries/Image" "$kernel/boot/vmlinuz-$release"
 put "$config" "$kernel/boot/config-$release"
 mkdir -p "$kernel/lib/modules" "$kernel/usr/lib/linux-image-$release"

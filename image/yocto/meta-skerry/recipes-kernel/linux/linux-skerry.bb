@@ -3,12 +3,14 @@ DESCRIPTION = "Linux with its own defconfig and the options that Skerry needs"
 LICENSE = "GPL-2.0-only"
 LIC_FILES_CHKSUM = "file://COPYING;md5=6bc538ed5bd9a7fc9398086aedcd7e46"
 
-require recipes-kernel/linux/linux-skerry-version.inc
+# Which of the kernels it is, is the machine's word.
+SKERRY_KERNEL ?= "kernel"
+require recipes-kernel/linux/linux-skerry-${SKERRY_KERNEL}.inc
 inherit kernel
 
 PV = "${LINUX_VERSION}"
 FILESEXTRAPATHS:prepend := "${SKERRY_TREE}/image:"
-SRC_URI = "${KERNELORG_MIRROR}/linux/kernel/v6.x/linux-${LINUX_VERSION}.tar.xz;name=kernel \
+SRC_URI = "${LINUX_SOURCE};name=kernel \
            file://kernel.config \
            file://kernel-arm64.config \
            "

@@ -21,7 +21,7 @@ do_compile[depends] += "virtual/kernel:do_deploy virtual/kernel:do_shared_workdi
 do_compile[cleandirs] = "${FROM} ${WORKDIR}/programs ${WORKDIR}/parts ${WORKDIR}/assembled"
 do_compile() {
 	release=$(cat ${STAGING_KERNEL_BUILDDIR}/kernel-abiversion)
-	kernel=${FROM}/kernel
+	kernel=${FROM}/${SKERRY_KERNEL}
 	install -D -m 0644 ${DEPLOY_DIR_IMAGE}/${KERNEL_IMAGETYPE} $kernel/boot/vmlinuz-$release
 	install -D -m 0644 ${STAGING_KERNEL_BUILDDIR}/.config $kernel/boot/config-$release
 	tar -xzf ${DEPLOY_DIR_IMAGE}/modules-${MACHINE}.tgz -C $kernel
