@@ -365,7 +365,7 @@ fn put_file(disk: &mut File, at: u64, path: &Path) -> Result<()> {
 }
 
 /// Writes what is not zero: the rest stays a hole.
-fn put(disk: &mut File, at: u64, from: &mut dyn Read) -> Result<()> {
+pub(crate) fn put(disk: &mut File, at: u64, from: &mut dyn Read) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
     let mut position = at * SECTOR;
     loop {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::build::Image;
+use crate::build::{Image, put};
 use crate::error::{Doing, Result};
 use crate::host::folder;
 use crate::layout::{Layout, Part, SECTOR, SIGNATURE};
@@ -31,22 +31,23 @@ pub fn parts(layout: &Layout) -> impl Iterator<Item = (&Part, Option<&'static st
 pub fn write(image: &Image, into: &Path) -> Result<()> {
     folder(into)?;
     let mut disk = File::open(&image.disk).doing(format_args!("open {}", image.disk.display()))?;
-    for (part, file) in parts(&image.layout) {
-        let Some(file) = file else { continue };
-        let path = into.join(file);
-        let mut output = File::create(&path).doing(format_args!("write {}", path.display()))?;
-        disk.seek(SeekFrom::Start(part.at * SECTOR)).doing("read the disk")?;
-        let sectors = if part.name == "slot a" { used(&image.layout) } else { part.sectors };
-        std::io::copy(&mut (&mut disk).take(sectors * SECTOR), &mut output)
-            .doing(format_args!("write {}", path.display()))?;
-    }
+    cut(&mut disk, &image.layout, into)?;
     let path = into.join("genimage.cfg");
     fs::write(&path, genimage(&image.layout)).doing(format_args!("write {}", path.display()))
 }
 
-/// So many sectors of a slot hold something.
-fn used(layout: &Layout) -> u64 {
-    layout.contents.hashes.at + layout.contents.hashes.sectors
+/// Each part whole: a slot says at its very end what is in it, and whoever leaves that out makes a board that takes any older
+/// image. What lies between is a hole in the file, too.
+fn cut(disk: &mut File, layout: &Layout, into: &Path) -> Result<()> {
+    for (part, file) in parts(layout) {
+        let Some(file) = file else { continue };
+        let path = into.join(file);
+        let mut output = File::create(&path).doing(format_args!("write {}", path.display()))?;
+        output.set_len(part.sectors * SECTOR).doing(format_args!("write {}", path.display()))?;
+        disk.seek(SeekFrom::Start(part.at * SECTOR)).doing("read the disk")?;
+        put(&mut output, 0, &mut (&mut *disk).take(part.sectors * SECTOR))?;
+    }
+    Ok(())
 }
 
 /// The disk in genimage's words.
@@ -78,6 +79,28 @@ mod tests {
     use super::*;
     use crate::Tree;
     use crate::layout::{Artifacts, plan};
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_slot_in_parts_says_what_the_disks_says_of_it() {
+        let board = board::read(&Tree::ours().boards(), "qemu-arm64").unwrap();
+        let layout = plan(&board, &Artifacts::example()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut disk = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        disk.set_len(layout.sectors() * SECTOR).unwrap();
+        put(&mut disk, layout.part("slot a").at, &mut &layout.contents.encode()[..]).unwrap();
+        crate::bundle::put_head(&board, &layout, &path).unwrap();
+        cut(&mut disk, &layout, folder.path()).unwrap();
+        let slot = fs::metadata(folder.path().join("slot-a.img")).unwrap();
+        assert_eq!(slot.len(), layout.part("slot a").sectors * SECTOR);
+        assert!(slot.blocks() * 512 < 4 << 20, "{} blocks: what is empty takes no room", slot.blocks());
+        let bytes = fs::read(folder.path().join("slot-a.img")).unwrap();
+        assert_eq!(bytes[..slots::sector::BYTES], layout.contents.encode());
+        let (head, ..) = bundle::Head::decode(&bytes[bytes.len() - bundle::head::ROOM as usize..]).unwrap();
+        assert_eq!((head.board.as_str(), head.security_epoch), ("qemu-arm64", crate::bundle::SECURITY_EPOCH));
+        assert!(!folder.path().join("slot-b.img").exists());
+    }
 
     #[test]
     fn genimage_is_told_the_layout() {
