@@ -29,7 +29,9 @@ const WHITEOUT: &str = ".wh.";
 /// How a tar archive carries an attribute.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
 const OPAQUE: &str = "SCHILY.xattr.trusted.overlay.opaque";
+/// How what is packed begins.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Indexes of indexes, of at most this depth.
 const INDEXES_MAX: usize = 4;
@@ -214,7 +216,11 @@ fn parts(archive: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(parts)
 }
 
+/// A layer as nodes take it from a registry too: packed with gzip, with zstd or not at all.
 fn unpacked(layer: &[u8]) -> io::Result<Vec<u8>> {
+    if layer.starts_with(&ZSTD) {
+        return zstd::stream::decode_all(layer);
+    }
     if !layer.starts_with(&GZIP) {
         return Ok(layer.to_vec());
     }
@@ -406,11 +412,16 @@ mod tests {
 
     /// An archive of an image for both machines, as `docker save` writes one.
     fn archive(folder: &Path, layer: &[u8]) -> PathBuf {
+        archive_packed(folder, layer, layer)
+    }
+
+    /// The same, where the layer is in it as `packed`.
+    fn archive_packed(folder: &Path, layer: &[u8], packed: &[u8]) -> PathBuf {
         let digest = |bytes: &[u8]| format!("sha256:{}", hex(&Sha256::digest(bytes)));
         let config = json!({"architecture": ARCHITECTURE, "os": "linux", "rootfs": {"diff_ids": [digest(layer)]}});
         let config = config.to_string();
-        let manifest =
-            json!({"config": {"digest": digest(config.as_bytes())}, "layers": [{"digest": digest(layer)}]}).to_string();
+        let manifest = json!({"config": {"digest": digest(config.as_bytes())}, "layers": [{"digest": digest(packed)}]})
+            .to_string();
         let other = json!({"digest": digest(b"other"), "platform": {"architecture": "amd64", "os": "linux"}});
         let ours =
             json!({"digest": digest(manifest.as_bytes()), "platform": {"architecture": ARCHITECTURE, "os": "linux"}});
@@ -418,7 +429,7 @@ mod tests {
         let names = json!({"io.containerd.image.name": "docker.io/library/app:1"});
         let top = json!({"manifests": [{"digest": digest(both.as_bytes()), "annotations": names}]}).to_string();
         let blob = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
-        let blobs = [layer, config.as_bytes(), manifest.as_bytes(), both.as_bytes()].map(|bytes| (blob(bytes), bytes));
+        let blobs = [packed, config.as_bytes(), manifest.as_bytes(), both.as_bytes()].map(|bytes| (blob(bytes), bytes));
         let mut files: Vec<(&str, &[u8])> = blobs.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
         files.push(("index.json", top.as_bytes()));
         let path = folder.join("app.tar");
@@ -451,6 +462,27 @@ mod tests {
         let mut bytes = Vec::new();
         told.read_to_end(&mut bytes).unwrap();
         assert!(bytes == layer, "the layer is another");
+    }
+
+    #[test]
+    fn a_layer_may_be_packed() {
+        let layer = tar_of(&[("bin/app", &[7; 100_000])]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&layer).unwrap();
+        let zstd = zstd::stream::encode_all(&layer[..], 0).unwrap();
+        // Of several frames, as some packers make it.
+        let (start, end) = layer.split_at(1000);
+        let frames = [start, end].map(|part| zstd::stream::encode_all(part, 0).unwrap()).concat();
+        for packed in [gzip.finish().unwrap(), zstd.clone(), frames] {
+            let folder = tempfile::tempdir().unwrap();
+            let images = read(&archive_packed(folder.path(), &layer, &packed), ARCHITECTURE).unwrap();
+            assert!(images.layers.into_values().eq([layer.clone()]));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let cut = &zstd[..zstd.len() - 4];
+        let error = read(&archive_packed(folder.path(), &layer, cut), ARCHITECTURE).unwrap_err();
+        let error = base::chain(&error).to_string();
+        assert!(error.contains("unpack sha256:") && error.contains("app.tar"), "{error}");
     }
 
     #[test]
