@@ -41,7 +41,7 @@ pub mod worker;
 
 pub use options::{Live, Machine, Options, Tls, fixed};
 pub use run::{CLOCK_KEPT, KubeletError, run};
-pub use volumes::{Helper, VolumeError, unmount_all};
+pub use volumes::{Helper, Leaving, VolumeError, unmount_all};
 
 /// The mount helper, for the binary that [`Options::mount_helper`] names.
 pub use volumes::helper::main as mounter_main;

@@ -32,6 +32,7 @@ use crate::objects::Objects;
 use crate::pod::PodInfo;
 use crate::sharing::Sharing;
 use crate::tasks::{Owner, Tasks};
+use crate::volumes::Leaving;
 use crate::worker::{self, Handle, Node, Origin, Update};
 use crate::{Live, Options, caretaker, image, logs, server};
 
@@ -127,6 +128,7 @@ pub async fn run(
         pulls: Semaphore::new(PULLS_MAX),
         sharing: Sharing::new(options.images.clone(), clock.clone()),
         access: Access::default(),
+        leaving: Leaving::default(),
         options,
         client,
         runtime,
@@ -307,15 +309,23 @@ async fn remove_old_folders(node: &Arc<Node>, known: &BTreeSet<String>) {
         if known.contains(&uid) || sandboxes.iter().any(|sandbox| sandbox.config.uid == uid) {
             continue;
         }
-        let path = folder.path();
-        let (helper, old) = (node.options.mount_helper.clone(), path.clone());
-        // A server that does not answer takes its time.
-        let removed = tokio::task::spawn_blocking(move || {
-            crate::volumes::unmount_all(&old, &helper).and_then(|()| crate::volumes::remove_folder(&old))
-        });
-        if let Ok(Err(error)) = removed.await {
-            tracing::debug!(folder = %path.display(), error = %chain(&error), "an old folder stays for now");
+        let (node, path) = (node.clone(), folder.path());
+        if !node.leaving.add(&path) {
+            // It is being removed.
+            continue;
         }
+        // A server that does not answer takes its time, and pods are followed meanwhile.
+        node.tasks.clone().spawn(async move {
+            let (unmounting, old) = (node.clone(), path.clone());
+            let removed = tokio::task::spawn_blocking(move || {
+                crate::volumes::unmount_all(&old, &unmounting.leaving, &unmounting.options.mount_helper)
+                    .and_then(|()| crate::volumes::remove_folder(&old))
+            });
+            if let Ok(Err(error)) = removed.await {
+                tracing::debug!(folder = %path.display(), error = %chain(&error), "an old folder stays for now");
+            }
+            node.leaving.remove(&path);
+        });
     }
 }
 

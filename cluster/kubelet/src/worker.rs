@@ -10,6 +10,7 @@
 //! Not here: deciding (`step`), the shown status (`status`), which pods there are (`run`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,10 +40,12 @@ use crate::probe::{self, Rhythm, Track};
 use crate::status::{self, Facts};
 use crate::step::{self, Action, Backoff, Condemned, Memory, Note, Now, Observed, StopCause, Task, Verdict, Waiting};
 use crate::tasks::Tasks;
-use crate::volumes::{self, Found, VolumeError};
+use crate::volumes::{self, Found, Leaving, VolumeError};
 
 /// The least time a container has between its preStop hook and the end; upstream's.
 const GRACE_MIN: Duration = Duration::from_secs(2);
+/// How long a killed container may take before it is asked what it waits for.
+const KILLED_WITHIN: Duration = Duration::from_secs(2);
 /// How long `ErrImagePull` is shown before `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
 /// How often a pod is looked at although nothing was heard of it.
@@ -87,6 +90,8 @@ pub struct Node {
     pub(crate) sharing: crate::sharing::Sharing,
     /// Who may use the HTTPS API.
     pub(crate) access: crate::access::Access,
+    /// Pods that get no more time.
+    pub(crate) leaving: Leaving,
     /// Tasks that end with the kubelet.
     pub tasks: Tasks,
     /// What the node remembers.
@@ -722,7 +727,7 @@ impl Worker {
         let (node, pod, gear, outcomes) =
             (self.node.clone(), self.pod.clone(), self.gear.clone(), self.outcomes.clone());
         let objects_changed = self.objects_changed.clone();
-        let runtime = node.runtime.clone();
+        let (runtime, leaves) = (node.runtime.clone(), self.memory.lifecycle >= Lifecycle::Terminating);
         let last_status = status::patch(&self.pod.uid, &self.sent, &self.pod.pod.status.clone().unwrap_or_default());
         let stop_target = match &action {
             Action::Stop { id, name, .. } => self.pod.member(name).map(|member| self.target(member, id.clone(), seen)),
@@ -740,7 +745,8 @@ impl Worker {
                     Outcome::Started(name, result)
                 }
                 Action::Stop { id, name, grace } => {
-                    let stopped = stop_container(&node, &pod, stop_target, &id, &name, grace).await;
+                    let end = End { id: &id, name: &name, grace, leaves };
+                    let stopped = stop_container(&node, &pod, stop_target, &end).await;
                     Outcome::Stopped(id, stopped)
                 }
                 Action::StopSandbox(id) => {
@@ -760,8 +766,9 @@ impl Worker {
                     Outcome::Quiet(Task::RemoveSandbox(id))
                 }
                 Action::Unmount => {
-                    let (pod_dir, helper) = (node.pod_dir(&pod.uid), node.options.mount_helper.clone());
-                    let unmounted = tokio::task::spawn_blocking(move || volumes::unmount_all(&pod_dir, &helper)).await;
+                    let (pod_dir, node) = (node.pod_dir(&pod.uid), node.clone());
+                    let unmount = move || volumes::unmount_all(&pod_dir, &node.leaving, &node.options.mount_helper);
+                    let unmounted = tokio::task::spawn_blocking(unmount).await;
                     let unmounted = unmounted.map_err(|error| error.to_string());
                     Outcome::Unmounted(unmounted.and_then(|result| result.map_err(|error| chain(&error).to_string())))
                 }
@@ -1278,16 +1285,20 @@ fn write_file(path: &std::path::Path, content: Option<&str>, mode: u32) -> std::
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-/// Runs the preStop hook and stops a container, both within `grace`. Says whether the runtime did.
-async fn stop_container(
-    node: &Node,
-    pod: &PodInfo,
-    target: Option<Target>,
-    id: &ContainerId,
-    name: &str,
+/// How a container is to end.
+struct End<'a> {
+    id: &'a ContainerId,
+    name: &'a str,
+    /// How long it has, the hook included.
     grace: Duration,
-) -> bool {
+    /// Its pod ends with it.
+    leaves: bool,
+}
+
+/// Runs the preStop hook and stops a container, both within its grace. Says whether the runtime did.
+async fn stop_container(node: &Arc<Node>, pod: &PodInfo, target: Option<Target>, end: &End<'_>) -> bool {
     let begun = node.clock.monotonic();
+    let grace = end.grace;
     let hook = target.as_ref().and_then(|target| target.container.lifecycle.as_ref()?.pre_stop.clone());
     if let (Some(hook), Some(target), false) = (hook, target, grace.is_zero()) {
         let ran = tokio::time::timeout(grace, action::hook(&target, &hook, grace)).await;
@@ -1296,20 +1307,48 @@ async fn stop_container(
                 warning: true,
                 reason: "FailedPreStopHook",
                 message: "PreStopHook failed".to_owned(),
-                container: Some(name.to_owned()),
+                container: Some(end.name.to_owned()),
             };
             node.events.pod(pod, note);
         }
     }
     let left = grace.saturating_sub(node.clock.monotonic().since(begun));
     let left = if grace.is_zero() { Duration::ZERO } else { left.max(GRACE_MIN.min(grace)) };
-    match node.runtime.stop_container(id.clone(), left).await {
+    let stopped = tokio::select! {
+        stopped = node.runtime.stop_container(end.id.clone(), left) => stopped,
+        never = free_waiting(node, pod, end, left) => match never {},
+    };
+    match stopped {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(pod = %pod.full_name(), container = name, error = %chain(&error), "the container does not stop");
+            let container = end.name;
+            tracing::warn!(pod = %pod.full_name(), container, error = %chain(&error), "the container does not stop");
             tokio::time::sleep(Duration::from_secs(2)).await;
             false
         }
+    }
+}
+
+/// Gives up what a container that was killed still waits for, if its server does not answer, and tells of it; again and again,
+/// as what ends may wait anew.
+async fn free_waiting(node: &Arc<Node>, pod: &PodInfo, end: &End<'_>, left: Duration) -> Infallible {
+    tokio::time::sleep(left + KILLED_WITHIN).await;
+    let pod_dir = node.pod_dir(&pod.uid);
+    if end.leaves {
+        node.leaving.add(&pod_dir);
+    }
+    let mut told = BTreeSet::new();
+    loop {
+        let (dir, asked) = (pod_dir.clone(), node.clone());
+        let let_go = move || volumes::let_go(&dir, &asked.leaving, &asked.options.mount_helper);
+        for waiting in tokio::task::spawn_blocking(let_go).await.unwrap_or_default() {
+            let message = format!("error killing pod: container {} does not end: {waiting}", end.name);
+            if told.insert(message.clone()) {
+                let container = Some(end.name.to_owned());
+                node.events.pod(pod, Note { warning: true, reason: "FailedKillPod", message, container });
+            }
+        }
+        tokio::time::sleep(KILLED_WITHIN).await;
     }
 }
 

@@ -297,6 +297,18 @@ pub fn unmount_by_force(path: &Path) -> Result<()> {
     unmount(path)
 }
 
+/// Fails whatever waits for the file system mounted at `path`, whoever waits and by whichever mount of it, and leaves it mounted.
+/// For a process of one thread that ends soon: it gets mounts of its own.
+pub fn fail_waiting(path: &Path) -> Result<()> {
+    crate::namespace::unshare(crate::namespace::Kinds::CLONE_NEWNS)?;
+    propagate(Path::new("/"), Propagation::Private)?;
+    // What waits is given up first, and only then is this copy of the mount taken away, or not because it is used.
+    match umount2(path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
+        Err(errno) => Err(errno).doing_to("give up what waits for", path),
+    }
+}
+
 /// Takes away what is mounted at `path` once all of it is written; refused while somebody uses it.
 pub fn unmount_whole(path: &Path) -> Result<()> {
     match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
@@ -323,17 +335,39 @@ pub fn mounted_below(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The same, with the kind of each file system, such as `nfs4`. Asks the kernel's list alone, never the file systems.
 pub fn kinds_below(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
-    let mut found: Vec<(PathBuf, String)> = text
-        .lines()
-        .filter_map(|line| {
-            let kind = line.split(" - ").nth(1)?.split(' ').next()?;
-            Some((unescape(line.split(' ').nth(4)?), kind.to_owned()))
-        })
-        .filter(|(target, _)| target.starts_with(folder))
-        .collect();
+    let below = list()?.into_iter().filter(|mount| mount.target.starts_with(folder));
+    let mut found: Vec<(PathBuf, String)> = below.map(|mount| (mount.target, mount.kind)).collect();
     found.reverse();
     Ok(found)
+}
+
+/// A mount as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its file system, as `major:minor`: mounts with the same share it.
+    pub device: String,
+    /// Where.
+    pub target: PathBuf,
+    /// The kind of file system, such as `nfs4`.
+    pub kind: String,
+    /// What of, such as `10.0.0.9:/srv`.
+    pub source: String,
+}
+
+/// Everything that is mounted, in the kernel's order. Asks no file system.
+pub fn list() -> Result<Vec<Listed>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(listed).collect())
+}
+
+/// One line of mountinfo.
+fn listed(line: &str) -> Option<Listed> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mut mount = mount.split(' ').skip(2);
+    let (device, target) = (mount.next()?.to_owned(), unescape(mount.nth(1)?));
+    let mut file_system = file_system.split(' ');
+    let (kind, source) = (file_system.next()?.to_owned(), file_system.next()?);
+    Some(Listed { device, target, kind, source: unescape(source).to_string_lossy().into_owned() })
 }
 
 /// Whether `path` lies on a mount that spreads both ways.
@@ -389,6 +423,34 @@ mod tests {
         unmount(folder.path()).expect("unmounted");
         unmount(folder.path()).expect("unmounted again");
         assert!(mounted_below(folder.path()).expect("a list").is_empty());
+    }
+
+    #[test]
+    fn a_line_of_the_list_is_read() {
+        let line = "99 30 0:53 /a /pods/u/v\\040w rw,noatime shared:9 master:1 - nfs4 10.0.0.9:/srv/a rw,vers=4.1";
+        let wanted = Listed {
+            device: "0:53".to_owned(),
+            target: "/pods/u/v w".into(),
+            kind: "nfs4".to_owned(),
+            source: "10.0.0.9:/srv/a".to_owned(),
+        };
+        assert_eq!(listed(line), Some(wanted));
+        assert_eq!(listed("99 30 0:53 /a"), None);
+    }
+
+    #[test]
+    fn giving_up_what_waits_leaves_the_mount() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tree = Tree::new("tmpfs", &[("size", "64k")], Attributes::NODEV).expect("a tmpfs");
+        tree.hang_at(folder.path()).expect("hung");
+        let path = folder.path().to_owned();
+        // The mounts of its own go with the thread.
+        std::thread::spawn(move || fail_waiting(&path)).join().expect("it ends").expect("given up");
+        assert_eq!(mounted_below(folder.path()).expect("a list"), [folder.path()]);
+        let other = folder.path().join("none");
+        let refused = std::thread::spawn(move || fail_waiting(&other)).join().expect("it ends");
+        assert_eq!(refused.expect_err("nothing there").source.raw_os_error(), Some(libc::ENOENT));
+        unmount(folder.path()).expect("unmounted");
     }
 
     #[test]

@@ -65,12 +65,22 @@ pub enum Request {
         /// Where.
         target: PathBuf,
     },
-    /// Takes a mount away, when all is written or by force.
+    /// Takes a mount away.
     Unmount {
         /// Where.
         target: PathBuf,
-        /// Give up what is not written.
-        force: bool,
+        /// How.
+        way: Way,
+    },
+    /// Asks the server of a mount for anything at all.
+    Look {
+        /// Where it is mounted.
+        target: PathBuf,
+    },
+    /// Fails whatever waits for the server of a mount, which stays.
+    GiveUp {
+        /// Where it is mounted.
+        target: PathBuf,
     },
     /// Finds, and makes, a part of a volume; answers its path.
     SubPath {
@@ -86,6 +96,17 @@ pub enum Request {
         /// The export it lies in.
         below: Option<String>,
     },
+}
+
+/// How a mount is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// When all is written.
+    Whole,
+    /// From the tree at once, and from who uses it when that ends.
+    Detach,
+    /// At once, and everything that waits for its file system fails, by other mounts of it too.
+    Force,
 }
 
 /// Why a helper did not do it.
@@ -128,7 +149,9 @@ impl Request {
             Request::Mount { export, .. } | Request::Clear { export, .. } => {
                 format!("{}:{}", export.server, export.path)
             }
-            Request::Unmount { target, .. } => target.display().to_string(),
+            Request::Unmount { target, .. } | Request::Look { target } | Request::GiveUp { target } => {
+                target.display().to_string()
+            }
             Request::SubPath { volume, inside } => volume.join(inside).display().to_string(),
         }
     }
@@ -207,12 +230,16 @@ fn act(request: &Request) -> Result<String, String> {
             tree.hang_at(target).map_err(|error| base::chain(&error).to_string())?;
             Ok(version)
         }
-        Request::Unmount { target, force: false } => {
-            mounts::unmount_whole(target).map_err(said).map(|()| String::new())
+        Request::Unmount { target, way } => {
+            let unmount = match way {
+                Way::Whole => mounts::unmount_whole,
+                Way::Detach => mounts::unmount,
+                Way::Force => mounts::unmount_by_force,
+            };
+            unmount(target).map_err(said).map(|()| String::new())
         }
-        Request::Unmount { target, force: true } => {
-            mounts::unmount_by_force(target).map_err(said).map(|()| String::new())
-        }
+        Request::Look { target } => sys::files::space(target).map_err(said).map(|_| String::new()),
+        Request::GiveUp { target } => mounts::fail_waiting(target).map_err(said).map(|()| String::new()),
         Request::SubPath { volume, inside } => {
             super::sub_path(volume, inside).map(|path| path.to_string_lossy().into_owned())
         }

@@ -1,7 +1,7 @@
 //! The volumes of a pod: what files they hold, and putting them there.
 //!
 //! Start at [`payload`] for what a volume made of API objects holds, and at [`prepare`] for the folder it becomes; what a claim
-//! leads to is found in [`origin`], and NFS is touched by [`helper`]s alone.
+//! leads to is found in [`origin`], NFS is touched by [`helper`]s alone, and what was mounted is taken away by [`unmount_all`].
 //!
 //! Invariants:
 //! * secrets and tokens lie in memory (tmpfs) only;
@@ -17,9 +17,11 @@ pub mod nfs;
 pub mod origin;
 
 mod group;
+mod unmount;
 
 pub use helper::Helper;
 pub use origin::{Found, Origin, Place};
+pub use unmount::{Leaving, Waiting, let_go, remove_folder, unmount_all};
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -454,46 +456,6 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), VolumeError> {
     }
 }
 
-/// Unmounts everything below a pod's folder. Blocks until servers have what is written, or for a while each.
-pub fn unmount_all(pod_dir: &Path, helper: &Helper) -> Result<(), VolumeError> {
-    let mut mounted = sys::mounts::kinds_below(pod_dir).map_err(VolumeError::Mount)?;
-    mounted.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-    for (path, kind) in &mounted {
-        match kind.as_str() {
-            "nfs" | "nfs4" => unmount_remote(path, helper)?,
-            _ => sys::mounts::unmount(path).map_err(VolumeError::Mount)?,
-        }
-    }
-    Ok(())
-}
-
-/// Whole if the server answers, and by force if it does not.
-fn unmount_remote(path: &Path, helper: &Helper) -> Result<(), VolumeError> {
-    let gone = || sys::mounts::mounted_below(path).map(|found| found.is_empty()).map_err(VolumeError::Mount);
-    let request = |force| helper::Request::Unmount { target: path.to_owned(), force };
-    if helper.ask(&request(false), helper::UNMOUNT_MAX).is_ok() && gone()? {
-        return Ok(());
-    }
-    // A helper that hangs may have taken it out of the tree all the same.
-    let forced = helper.ask(&request(true), helper::UNMOUNT_MAX);
-    match (gone()?, forced) {
-        (true, _) => Ok(()),
-        (false, Err(error)) => Err(error.into()),
-        (false, Ok(_)) => Err(VolumeError::StillMounted(path.to_owned())),
-    }
-}
-
-/// Removes a folder, unless something is mounted in it: what a server keeps must not go with a pod.
-pub fn remove_folder(folder: &Path) -> Result<(), VolumeError> {
-    if let Some(path) = sys::mounts::mounted_below(folder).map_err(VolumeError::Mount)?.into_iter().next() {
-        return Err(VolumeError::StillMounted(path));
-    }
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(doing("remove", folder)(error)),
-        _ => Ok(()),
-    }
-}
-
 /// How many bytes a folder's files take, links not followed.
 pub fn usage(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -630,21 +592,6 @@ mod tests {
         assert!(sub_path(&volume, "../x").is_err());
         assert!(sub_path(&volume, "out/passwd").is_err());
         assert!(!dir.path().join("x").exists());
-    }
-
-    #[test]
-    fn a_folder_in_which_something_is_mounted_is_not_removed() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let inside = dir.path().join("pod/volume");
-        fs::create_dir_all(&inside).expect("a folder");
-        mount_tmpfs(&inside, None, 0o777).expect("a tmpfs");
-        fs::write(inside.join("data"), "x").expect("written");
-        let refused = remove_folder(&dir.path().join("pod")).expect_err("refused").to_string();
-        assert_eq!(refused, format!("{} is still mounted", inside.display()));
-        assert!(inside.join("data").exists());
-        let helper = Helper { program: "/no/such".into(), args: Vec::new() };
-        unmount_all(dir.path(), &helper).expect("a tmpfs needs no helper");
-        remove_folder(&dir.path().join("pod")).expect("removed");
     }
 
     #[test]

@@ -209,7 +209,7 @@ pub(crate) async fn clean_up(data: &Path, clock: Arc<dyn Clock>) -> Result<(), N
     let pods = data.join("kubelet/pods");
     if pods.exists() {
         let options = kubelet::Options::new("", &data.join("kubelet"), &data.join("log/pods"));
-        kubelet::unmount_all(&pods, &options.mount_helper).map_err(NodeError::Volumes)?;
+        kubelet::unmount_all(&pods, &kubelet::Leaving::default(), &options.mount_helper).map_err(NodeError::Volumes)?;
     }
     opened.net.close().map_err(NodeError::Network)
 }
