@@ -1,9 +1,12 @@
 //! Down: services first, then what is mounted, then the machine.
 //!
 //! Start at [`go`]. [`now`] is the last step alone.
+//!
+//! Invariant: no file server holds the machine up: what may wait for one has a limit and a thread of its own.
 
 use std::fs;
-use std::thread::sleep;
+use std::sync::mpsc::channel;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,6 +20,12 @@ use crate::data::DATA;
 
 /// Programs get so long to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What is written gets so long to reach disks and file servers.
+const SYNC_MAX: Duration = Duration::from_secs(10);
+
+/// Taking a file server's mount away is a matter of the server's answer.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 /// How the machine goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +45,19 @@ pub fn go(how: Down) {
     let _kept_anyway = crate::clock::remember();
     end_all(Signal::SIGTERM, GRACE);
     end_all(Signal::SIGKILL, Duration::from_secs(2));
-    nix::unistd::sync();
+    if !within(SYNC_MAX, nix::unistd::sync) {
+        say("a file server does not answer: what it was not given yet is lost");
+        take_from_servers(MntFlags::MNT_FORCE);
+        let _as_far_as_it_gets = within(SYNC_MAX, nix::unistd::sync);
+    }
+    take_from_servers(MntFlags::MNT_DETACH);
     unmount_data();
     now(how);
 }
 
 /// Goes down at once.
 pub fn now(how: Down) {
-    nix::unistd::sync();
+    let _as_far_as_it_gets = within(SYNC_MAX, nix::unistd::sync);
     let mode = match how {
         Down::Restart => RebootMode::RB_AUTOBOOT,
         Down::Off => RebootMode::RB_POWER_OFF,
@@ -65,6 +79,34 @@ fn end_all(signal: Signal, within: Duration) {
     }
 }
 
+/// Does something in a thread of its own; whether it ended in time.
+fn within(limit: Duration, act: impl FnOnce() + Send + 'static) -> bool {
+    let (tell, told) = channel();
+    let started = thread::Builder::new().spawn(move || {
+        act();
+        let _nobody_waits_any_more = tell.send(());
+    });
+    started.is_ok() && told.recv_timeout(limit).is_ok()
+}
+
+/// Unmounts what file servers have, this way.
+fn take_from_servers(flags: MntFlags) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for target in on_servers(&mounts) {
+        let taken = move || {
+            let _held = umount2(target.as_str(), flags);
+        };
+        let _in_time = within(LET_GO_MAX, taken);
+    }
+}
+
+/// Where file servers' exports are mounted, the last one first.
+fn on_servers(mounts: &str) -> Vec<String> {
+    let each = mounts.lines().rev().map(|line| line.split(' ').skip(1).take(2).collect::<Vec<_>>());
+    let remote = each.filter(|words| words.last().is_some_and(|kind| kind.starts_with("nfs")));
+    remote.filter_map(|words| words.first().map(|target| (*target).to_owned())).collect()
+}
+
 /// Unmounts what lies on the data partition, the deepest first; what is still held is made read-only.
 fn unmount_data() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -75,4 +117,27 @@ fn unmount_data() {
     }
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let _gone_already = mount(None::<&str>, DATA, None::<&str>, flags, None::<&str>);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_file_servers_are_found() {
+        let mounts =
+            "/dev/vda4 /data ext4 rw 0 0\n10.0.0.9:/srv /data/a nfs4 rw 0 0\n10.0.0.9:/srv /data/b nfs rw 0 0\n";
+        assert_eq!(on_servers(mounts), ["/data/b", "/data/a"]);
+    }
+
+    #[test]
+    fn what_takes_too_long_is_not_waited_for() {
+        assert!(within(Duration::from_secs(60), || {}));
+        let (hold, held) = channel::<()>();
+        let waits = move || {
+            let _never = held.recv();
+        };
+        assert!(!within(Duration::from_millis(10), waits));
+        drop(hold);
+    }
 }
