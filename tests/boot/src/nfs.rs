@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -162,6 +162,21 @@ impl Drop for Server {
     }
 }
 
+/// How many numbers a writer wrote to a file, one a line: all from 1 on, each once and in order. The error is where that ends.
+pub fn numbers(file: &Path) -> Result<usize, String> {
+    in_order(&fs::read_to_string(file).map_err(|error| format!("no numbers: {error}"))?).map(|all| all.len())
+}
+
+fn in_order(text: &str) -> Result<Vec<u64>, String> {
+    // The last line may be on its way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let check = |(wanted, line): (u64, &str)| match line.parse() {
+        Ok(number) if number == wanted => Ok(number),
+        _ => Err(format!("{line:?} stands where {wanted} should")),
+    };
+    (1..).zip(whole.lines()).map(check).collect()
+}
+
 /// This machine's address and the server's, in a net of four addresses that no other process's server has.
 fn addresses(process: u32) -> [Ipv4Addr; 2] {
     let net = u16::try_from(process % (1 << 14)).expect("it fits") << 2;
@@ -176,6 +191,15 @@ fn ip(words: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_come_once_and_in_order() {
+        assert_eq!(in_order("1\n2\n3\n4"), Ok(vec![1, 2, 3]));
+        assert_eq!(in_order(""), Ok(vec![]));
+        assert_eq!(in_order("1\n1\n"), Err("\"1\" stands where 2 should".to_owned()));
+        assert_eq!(in_order("1\n3\n"), Err("\"3\" stands where 2 should".to_owned()));
+        assert_eq!(in_order("1\n\0\0\n3\n"), Err("\"\\0\\0\" stands where 2 should".to_owned()));
+    }
 
     #[test]
     fn each_process_has_a_net_of_its_own() {
