@@ -12,6 +12,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use conformance::Cluster;
+use workloads::lines::{Lines, each_once, number};
 
 const PODS: usize = 20;
 /// Long enough that a million lines are more than twenty files hold.
@@ -22,12 +23,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 fn every_line_of_twenty_pods_is_stored_once() {
     let lines = std::env::var("SKERRY_LOG_LINES").ok().map_or(40_000, |text| text.parse().expect("a number")) / PODS;
     let mut cluster = Cluster::start(&made::skerry(), Some(&made::test_images()));
-    let pad = "x".repeat(PAD);
-    // In four parts with pauses between them, so that there is something to kill in the middle of.
-    let script = format!(
-        "for part in 0 1 2 3; do awk -v part=$part 'BEGIN {{ n = {lines} / 4; \
-         for (i = 1; i <= n; i++) printf \"line %d {pad}\\n\", part * n + i }}'; sleep 3; done"
-    );
+    let written = Lines { count: lines, pad: PAD, pause_seconds: 3 };
+    let (pad, script) = (written.padding(), written.script());
     let mut collector = collect(&cluster);
     let begun = Instant::now();
     for pod in 0..PODS {
@@ -69,8 +66,8 @@ fn every_line_of_twenty_pods_is_stored_once() {
         begun.elapsed()
     );
     for pod in 0..PODS {
-        let numbers = &found[&format!("writer-{pod}")];
-        assert!(numbers.iter().copied().eq(1..=lines), "not every line of writer-{pod} is there once, in order");
+        let name = format!("writer-{pod}");
+        assert_eq!(each_once(&found[&name], lines), Ok(()), "every line of {name} is there once, in order");
     }
     assert!(kills > 2, "the collector was killed {kills} times");
     let grep = cluster.skerry("logs --pod writer-3 --namespace default --grep ^line.7.x --plain");
@@ -124,9 +121,10 @@ fn collect(cluster: &Cluster) -> Collector {
 fn stored(cluster: &Cluster) -> BTreeMap<String, Vec<usize>> {
     let mut found: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for line in cluster.skerry("logs --namespace default --grep ^line").lines() {
-        let mut words = line.split(' ');
-        let pod = words.nth(1).and_then(|name| name.split('/').nth(1)).expect("a pod").to_owned();
-        found.entry(pod).or_default().push(words.nth(1).expect("a number").parse().expect("a number"));
+        let (_, rest) = line.split_once(' ').expect("a time");
+        let (name, text) = rest.split_once(' ').expect("a pod and a text");
+        let pod = name.split('/').nth(1).expect("a pod").to_owned();
+        found.entry(pod).or_default().push(number(text).expect("a number"));
     }
     found
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+pub mod lines;
 mod scenario;
 mod scenarios;
 mod user;

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use image::up::kubectl;
+use workloads::User;
 
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
@@ -21,11 +22,8 @@ const PAGE: [(&str, &str); 5] = [
 /// A pod's words are in the central store, and stay there when it is gone; every node's figures are there.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
     let user = fleet.user();
-    let manifests = image::Tree::ours().top.join("cluster/telemetry/manifests");
-    for kind in ["logs", "metrics"] {
-        user.must(&format!("apply -f {}", manifests.join(format!("{kind}.yaml")).display()));
-        user.in_namespace("kube-system").rolled_out(&format!("daemonset/skerry-{kind}"), 120);
-    }
+    deploy(&user, "logs");
+    deploy(&user, "metrics");
     user.must("delete pod speaks --ignore-not-found");
     user.must("run speaks --image=busybox:1.28 --restart=Never -- echo the last words of a pod");
     user.must_become("--for=jsonpath={.status.phase}=Succeeded pod/speaks", 60);
@@ -59,4 +57,11 @@ fn page(fleet: &Fleet) -> Answer<()> {
         }
     }
     Ok(())
+}
+
+/// Puts a collector on every board: of `logs` or of `metrics`.
+pub(super) fn deploy(user: &User, kind: &str) {
+    let manifests = image::Tree::ours().top.join("cluster/telemetry/manifests");
+    user.must(&format!("apply -f {}", manifests.join(format!("{kind}.yaml")).display()));
+    user.in_namespace("kube-system").rolled_out(&format!("daemonset/skerry-{kind}"), 120);
 }

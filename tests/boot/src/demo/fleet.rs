@@ -34,11 +34,36 @@ pub const BOARDS: u8 = 3;
 /// Three emulated boards on two busy cores boot one another's time away.
 const READY_WITHIN: Duration = Duration::from_secs(420);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What was killed before is started again after a while: the kubelet waits longer each time.
+const KILLED_WITHIN: Duration = Duration::from_secs(120);
 const LINES_TOLD: usize = 15;
 /// Disks of its own: those of `cargo up` are somebody's.
 const NAME: &str = "demo";
 /// An image of its own: it trusts the key of the bundles made here.
 const BOARD: &str = "qemu-arm64-demo";
+
+/// On every board, a pod that reaches all of the board.
+const HANDS: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: hands, namespace: kube-system}
+spec:
+  selector: {matchLabels: {app: hands}}
+  template:
+    metadata: {labels: {app: hands}}
+    spec:
+      hostPID: true
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: hands, image: "busybox:1.28", command: [sleep, "1000000"], securityContext: {privileged: true}}
+"#;
+
+/// Prints the processes of our own program whose command line has the word.
+const PROCESSES: &str = r#"
+for process in /proc/[0-9]*; do
+    case $(readlink $process/exe) in */skerry) ;; *) continue ;; esac
+    case " $(tr '\0' ' ' <$process/cmdline)" in *" WORD "*) echo ${process#/proc/} ;; esac
+done"#;
 
 /// What was found, or why not.
 pub type Answer<T> = Result<T, String>;
@@ -162,11 +187,52 @@ impl Fleet {
 
     /// Runs a script on a board, by the pod there of a namespace's DaemonSet whose label `app` is this.
     pub fn inside(&self, namespace: &str, app: &str, number: u8, script: &str) -> Answer<String> {
+        let pod = self.pod(namespace, app, number)?;
+        self.kubectl(&["exec", "-n", namespace, &pod, "--", "sh", "-c", script])
+    }
+
+    /// The pod of a namespace's DaemonSet whose label `app` is this, on a board: `pod/NAME`.
+    pub fn pod(&self, namespace: &str, app: &str, number: u8) -> Answer<String> {
         let node = format!("--field-selector=spec.nodeName={}", self.node(number));
         let name = format!("app={app}");
         let pods = self.kubectl(&["get", "pods", "-n", namespace, "-l", &name, &node, "-o", "name"])?;
         let pod = pods.lines().next().ok_or_else(|| format!("{} has no pod of {app}", self.node(number)))?;
-        self.kubectl(&["exec", "-n", namespace, pod, "--", "sh", "-c", script])
+        Ok(pod.to_owned())
+    }
+
+    /// Puts a pod onto every board, for [`Fleet::by_hand`] and [`Fleet::kill`].
+    pub fn lend_hands(&self) -> Answer<()> {
+        self.apply(HANDS)?;
+        self.user().in_namespace("kube-system").rolled_out("daemonset/hands", 60);
+        Ok(())
+    }
+
+    /// And takes them away.
+    pub fn take_hands(&self) -> Answer<()> {
+        self.kubectl(&["delete", "-n", "kube-system", "daemonset", "hands"]).map(drop)
+    }
+
+    /// Runs a script on a board; the board's own files lie in `/proc/1/root`.
+    pub fn by_hand(&self, number: u8, script: &str) -> Answer<String> {
+        self.inside("kube-system", "hands", number, script)
+    }
+
+    /// Has the process that runs a verb of `skerry` on a board die by `kill -9`, once there is one.
+    pub fn kill(&self, number: u8, verb: &str) -> Answer<()> {
+        let mut process = String::new();
+        let began = Instant::now();
+        while process.is_empty() {
+            if began.elapsed() > KILLED_WITHIN {
+                return Err(format!("{} runs no skerry {verb}", self.node(number)));
+            }
+            process = self.by_hand(number, &PROCESSES.replace("WORD", verb)).unwrap_or_default();
+            process = process.lines().next().unwrap_or_default().to_owned();
+        }
+        // Who kills the server hears no answer.
+        let _said = self.by_hand(number, &format!("kill -9 {process}"));
+        let look = format!("test -d /proc/{process} || echo gone");
+        let is_gone = |fleet: &Fleet| fleet.by_hand(number, &look).is_ok_and(|said| said.contains("gone"));
+        self.waits_for(&format!("skerry {verb} to be gone on {}", self.node(number)), KILLED_WITHIN, is_gone).map(drop)
     }
 
     /// What a board's console said since it was switched on.

@@ -12,6 +12,7 @@
 mod collect;
 mod fleet;
 mod join;
+mod logs;
 mod loss;
 mod power;
 mod refusals;
@@ -43,6 +44,11 @@ pub const LEGS: &[Leg] = &[
         name: "collect",
         shows: "logs and figures of all boards are in one place, those of a pod that is gone too",
         run: collect::run,
+    },
+    Leg {
+        name: "logs",
+        shows: "pods write through rotations while collectors and the store are killed: each line is stored once",
+        run: logs::run,
     },
     Leg { name: "loss", shows: "a board is lost, and its pods run elsewhere within 60 s", run: loss::run },
     Leg {
@@ -103,6 +109,12 @@ fn outcome(fleet: &mut Fleet, leg: &'static Leg) -> Outcome {
 fn told(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     text.unwrap_or("it panicked").to_owned()
+}
+
+/// A number from the environment.
+fn asked(name: &str, usual: u64) -> Answer<u64> {
+    let Ok(text) = std::env::var(name) else { return Ok(usual) };
+    text.parse().map_err(|_| format!("{name} is {text:?}, and must be a number"))
 }
 
 fn table(outcomes: &[Outcome]) -> String {

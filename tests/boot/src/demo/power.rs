@@ -13,7 +13,7 @@ use base::Rng;
 use workloads::User;
 
 use super::fleet::BOARDS;
-use super::{Answer, Fleet};
+use super::{Answer, Fleet, asked};
 
 /// How long it goes on unless told otherwise.
 const MINUTES: u64 = 5;
@@ -73,12 +73,6 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     user.must("delete configmaps -l demo=power --wait=false");
     user.must("delete daemonset numbers");
     Ok(format!("seed {seed}, {cuts} cuts, {} acknowledged writes, none lost, every pod runs", acknowledged.len()))
-}
-
-/// A number from the environment.
-fn asked(name: &str, usual: u64) -> Answer<u64> {
-    let Ok(text) = std::env::var(name) else { return Ok(usual) };
-    text.parse().map_err(|_| format!("{name} is {text:?}, and must be a number"))
 }
 
 /// Writes one object after another; the names of those that were acknowledged.
