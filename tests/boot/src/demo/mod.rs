@@ -14,6 +14,7 @@ mod fleet;
 mod join;
 mod logs;
 mod loss;
+mod nfs;
 mod power;
 mod refusals;
 mod update;
@@ -55,6 +56,11 @@ pub const LEGS: &[Leg] = &[
         name: "power",
         shows: "boards lose power at random while things are written: what was acknowledged is there, every pod runs",
         run: power::run,
+    },
+    Leg {
+        name: "nfs",
+        shows: "boards share an export whose server dies and returns; a drained pod finds its data; a backup goes there",
+        run: nfs::run,
     },
     Leg {
         name: "update",
