@@ -5,6 +5,7 @@
 //! Invariant: no file server holds the machine up: what may wait for one has a limit and a thread of its own.
 
 use std::fs;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::data::DATA;
 /// Programs get so long to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What is written gets so long to reach disks and file servers.
+/// What is written gets so long to reach file servers.
 const SYNC_MAX: Duration = Duration::from_secs(10);
 
 /// Taking a file server's mount away is a matter of the server's answer.
@@ -45,10 +46,10 @@ pub fn go(how: Down) {
     let _kept_anyway = crate::clock::remember();
     end_all(Signal::SIGTERM, GRACE);
     end_all(Signal::SIGKILL, Duration::from_secs(2));
-    if !within(SYNC_MAX, nix::unistd::sync) {
+    if !sync() {
         say("a file server does not answer: what it was not given yet is lost");
         take_from_servers(MntFlags::MNT_FORCE);
-        let _as_far_as_it_gets = within(SYNC_MAX, nix::unistd::sync);
+        let _as_far_as_it_gets = sync();
     }
     take_from_servers(MntFlags::MNT_DETACH);
     unmount_data();
@@ -57,7 +58,7 @@ pub fn go(how: Down) {
 
 /// Goes down at once.
 pub fn now(how: Down) {
-    let _as_far_as_it_gets = within(SYNC_MAX, nix::unistd::sync);
+    let _as_far_as_it_gets = sync();
     let mode = match how {
         Down::Restart => RebootMode::RB_AUTOBOOT,
         Down::Off => RebootMode::RB_POWER_OFF,
@@ -77,6 +78,12 @@ fn end_all(signal: Signal, within: Duration) {
             Ok(_) => {}
         }
     }
+}
+
+/// Makes durable what is written: on the board's disk however slow it is, then on file servers; whether those took it in time.
+fn sync() -> bool {
+    let _tried_again_below = sys::files::sync_file_system(Path::new(DATA));
+    within(SYNC_MAX, nix::unistd::sync)
 }
 
 /// Does something in a thread of its own; whether it ended in time.
