@@ -190,7 +190,10 @@ fn moves(user: &User) -> Answer<String> {
     let stays = node_of();
     user.must("patch pdb keeps -p {\"spec\":{\"minAvailable\":1}}");
     user.must(&format!("{drain} --timeout=180s"));
-    user.rolled_out("statefulset/keeps", 60);
+    user.wait("keeps-1 on another board", user.limit(60), |user| {
+        let (ok, said) = user.kubectl("get pod keeps-1 -o jsonpath={.spec.nodeName},{.status.phase}");
+        ok && said.ends_with(",Running") && !said.starts_with(&node)
+    });
     let (moved, after) = (node_of(), first());
     user.must(&format!("uncordon {node}"));
     match stays == node && moved != node && after == before {
