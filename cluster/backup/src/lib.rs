@@ -35,6 +35,6 @@ pub use meta::{FORMAT, Meta};
 pub use place::{Standing, finish, is_restored, look, look_for_volume};
 pub use record::{End, ReadError, Record, RecordReader, RecordWriter};
 pub use restore::{Restored, first_revision, keys, restore};
-pub use rotation::{Keep, name_of, surplus};
+pub use rotation::{Keep, name_of, siblings, surplus};
 pub use seal::Key;
 pub use snapshot::snapshot;

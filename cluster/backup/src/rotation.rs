@@ -1,11 +1,14 @@
 //! What files are called, and which of them go.
 //!
-//! Start at [`surplus`].
+//! Start at [`surplus`]; [`siblings`] are the files that it is about.
 //!
 //! Invariants:
 //! * only files named as [`name_of`] names them, of the same cluster, ever go; and never the newest;
 //! * newer is what has the higher revision: revisions grow, whatever the clock says;
-//! * by age alone the newest [`WHATEVER_THE_CLOCK`] do not go: a clock that jumped years ahead must not empty a folder.
+//! * by age alone the newest [`WHATEVER_THE_CLOCK`] do not go: a clock that jumped years ahead must not empty a folder;
+//! * a file that is damaged takes no place: no good one goes because of it. It goes itself as one of its age does.
+//!
+//! Not here: whether a file is damaged (`file.rs`).
 
 use std::time::Duration;
 
@@ -42,20 +45,33 @@ pub fn name_of(meta: &Meta) -> String {
     format!("skerry-{cluster}-{:020}-{time}{SUFFIX}", meta.revision)
 }
 
-/// Which of `names` go now that `newest` is there.
-pub fn surplus<'a>(names: &'a [String], newest: &str, keep: Keep, now: Timestamp) -> Vec<&'a str> {
+/// The other files of the same cluster, the newest first.
+pub fn siblings<'a>(names: &'a [String], newest: &str) -> Vec<&'a str> {
+    named(names, newest).into_iter().map(|file| file.name).collect()
+}
+
+/// Which of `names` go now that `newest` is there. Nothing can be restored from those that are `damaged`.
+pub fn surplus<'a>(names: &'a [String], newest: &str, damaged: &[&str], keep: Keep, now: Timestamp) -> Vec<&'a str> {
+    // The newest one has the first place.
+    let (mut place, mut gone) = (1, Vec::new());
+    for file in named(names, newest) {
+        let too_many = keep.count.is_some_and(|count| place >= count.max(1));
+        let too_old = keep.age.is_some_and(|age| now.since(file.taken) > age) && place >= WHATEVER_THE_CLOCK;
+        if too_many || too_old {
+            gone.push(file.name);
+        }
+        place += usize::from(!damaged.contains(&file.name));
+    }
+    gone
+}
+
+fn named<'a>(names: &'a [String], newest: &str) -> Vec<Named<'a>> {
     let Some(newest) = parse(newest) else { return Vec::new() };
     let mut files: Vec<Named<'a>> = names.iter().filter_map(|name| parse(name)).collect();
     files.retain(|file| file.cluster == newest.cluster && file.name != newest.name);
     files.sort();
-    let goes = |(place, file): (usize, Named<'a>)| {
-        // The newest one has the first place.
-        let place = place + 1;
-        let too_many = keep.count.is_some_and(|count| place >= count.max(1));
-        let too_old = keep.age.is_some_and(|age| now.since(file.taken) > age) && place >= WHATEVER_THE_CLOCK;
-        (too_many || too_old).then_some(file.name)
-    };
-    files.into_iter().rev().enumerate().filter_map(goes).collect()
+    files.reverse();
+    files
 }
 
 fn parse(name: &str) -> Option<Named<'_>> {
@@ -85,7 +101,7 @@ mod tests {
         let names: Vec<String> = (1..=days).map(|day| name("aaaa", u64::from(day), day)).collect();
         let keep = Keep { count, age: age_days.map(|days| Duration::from_secs(days * DAY)) };
         let now = format!("2026-11-{today:02}T01:02:03Z").parse().expect("a time");
-        let gone = surplus(&names, names.last().expect("one at least"), keep, now);
+        let gone = surplus(&names, names.last().expect("one at least"), &[], keep, now);
         let revisions: Vec<u64> = gone.iter().map(|name| parse(name).expect("a name").revision).collect();
         assert_eq!(revisions, wanted);
     }
@@ -117,12 +133,48 @@ mod tests {
         check(9, Some(2), Some(3), 28, &[7, 6, 5, 4, 3, 2, 1]);
     }
 
+    /// Five files, of which at most `count` are kept, none older than a day where it is not said; some are damaged.
+    #[track_caller]
+    fn check_damaged(damaged: &[usize], count: Option<usize>, wanted: &[u64]) {
+        let names: Vec<String> = (1..=5).map(|day| name("aaaa", u64::from(day), day)).collect();
+        let damaged: Vec<&str> = damaged.iter().map(|day| names[day - 1].as_str()).collect();
+        let keep = Keep { count, age: count.is_none().then_some(Duration::from_secs(DAY)) };
+        let now = "2026-11-28T01:02:03Z".parse().expect("a time");
+        let gone = surplus(&names, &names[4], &damaged, keep, now);
+        let revisions: Vec<u64> = gone.iter().map(|name| parse(name).expect("a name").revision).collect();
+        assert_eq!(revisions, wanted, "{damaged:?}");
+    }
+
+    #[test]
+    fn no_good_one_goes_because_of_a_damaged_one() {
+        check_damaged(&[], Some(3), &[2, 1]);
+        check_damaged(&[4], Some(3), &[1]);
+        check_damaged(&[4, 3], Some(3), &[]);
+        check_damaged(&[4, 3, 2, 1], Some(2), &[]);
+        check_damaged(&[4, 3], None, &[]);
+    }
+
+    #[test]
+    fn a_damaged_one_goes_as_one_of_its_age_does() {
+        check_damaged(&[1], Some(3), &[2, 1]);
+        check_damaged(&[2], Some(3), &[2, 1]);
+        check_damaged(&[1], None, &[2, 1]);
+    }
+
+    #[test]
+    fn siblings_are_of_the_same_cluster() {
+        let names =
+            [name("aaaa", 1, 1), name("bbbb", 9, 1), "notes.txt".to_owned(), name("aaaa", 2, 2), name("aaaa", 3, 3)];
+        assert_eq!(siblings(&names, &names[4]), [names[3].as_str(), names[0].as_str()]);
+        assert_eq!(siblings(&names, "notes.txt"), Vec::<&str>::new());
+    }
+
     #[test]
     fn a_clock_set_back_does_not_make_the_newest_the_oldest() {
         let names = [name("aaaa", 1, 20), name("aaaa", 2, 21), name("aaaa", 3, 2)];
         let now = "2026-11-02T01:02:03Z".parse().expect("a time");
         let keep = Keep { count: Some(2), age: Some(Duration::from_secs(DAY)) };
-        assert_eq!(surplus(&names, &names[2], keep, now), [names[0].as_str()]);
+        assert_eq!(surplus(&names, &names[2], &[], keep, now), [names[0].as_str()]);
     }
 
     #[test]
@@ -131,6 +183,6 @@ mod tests {
         let mut names: Vec<String> = other.iter().map(|name| (*name).to_owned()).collect();
         names.extend([name("bbbb", 1, 1), name("aaaa", 5, 5)]);
         let keep = Keep { count: Some(1), age: Some(Duration::ZERO) };
-        assert_eq!(surplus(&names, &names[5], keep, Timestamp::from_seconds(4_000_000_000)), Vec::<&str>::new());
+        assert_eq!(surplus(&names, &names[5], &[], keep, Timestamp::from_seconds(4_000_000_000)), Vec::<&str>::new());
     }
 }

@@ -56,6 +56,7 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     // The CronJob, its account and the rights of that came back as well.
     cluster.must("-n kube-system delete jobs --all");
     a_run_succeeds(&cluster);
+    a_damaged_file_is_told_and_no_good_one_goes_because_of_it(&cluster, &backups);
     an_older_state_takes_over_what_runs(&mut cluster, &newest(&backups), &again);
 }
 
@@ -92,13 +93,7 @@ fn a_run_succeeds(cluster: &Cluster) {
 /// A run in whose Job this is that says why where people look: in its log, its pod's status, and an event of the Job. Nothing of
 /// it is left among the backups.
 fn a_run_that_fails_says_why(cluster: &Cluster, (this, that): (&str, &str), why: &str) {
-    let job = cluster.must("-n kube-system create job --from=cronjob/skerry-backup wrong --dry-run=client -o json");
-    let job: String = job.lines().map(str::trim).collect::<String>().replace("\": ", "\":");
-    assert!(job.contains(this), "{this} is not in {job}");
-    let file = cluster.data().with_file_name("wrong.json");
-    let once = job.replace(this, that).replace("\"backoffLimit\":2", "\"backoffLimit\":0");
-    std::fs::write(&file, once).expect("it can be written");
-    cluster.must(&format!("apply -f {}", file.display()));
+    run_changed(cluster, (this, that));
     let status = "get pods -l job-name=wrong -n kube-system -o \
                   jsonpath={.items[*].status.containerStatuses[*].state.terminated.message}";
     let event = "get events -n kube-system --field-selector involvedObject.name=wrong,reason=BackupFailed -o \
@@ -111,14 +106,53 @@ fn a_run_that_fails_says_why(cluster: &Cluster, (this, that): (&str, &str), why:
     cluster.must("-n kube-system delete job wrong");
 }
 
+/// A Job `wrong` as the manifest has it, but for this, which is that, and without a second try.
+fn run_changed(cluster: &Cluster, (this, that): (&str, &str)) {
+    let job = cluster.must("-n kube-system create job --from=cronjob/skerry-backup wrong --dry-run=client -o json");
+    let job: String = job.lines().map(str::trim).collect::<String>().replace("\": ", "\":");
+    assert!(job.contains(this), "{this} is not in {job}");
+    let file = cluster.data().with_file_name("wrong.json");
+    let once = job.replace(this, that).replace("\"backoffLimit\":2", "\"backoffLimit\":0");
+    std::fs::write(&file, once).expect("it can be written");
+    cluster.must(&format!("apply -f {}", file.display()));
+}
+
+/// Two files are kept. All but the oldest one are damaged, so that it must not go for a new one.
+fn a_damaged_file_is_told_and_no_good_one_goes_because_of_it(cluster: &Cluster, backups: &Path) {
+    let before = files(backups);
+    let [good, damaged @ ..] = before.as_slice() else { panic!("there are backups") };
+    for damaged in damaged {
+        let mut bytes = std::fs::read(damaged).expect("it can be read");
+        let half = bytes.len() / 2;
+        bytes[half] ^= 1;
+        std::fs::write(damaged, bytes).expect("it can be written");
+    }
+    run_changed(cluster, ("--keep=14", "--keep=2"));
+    cluster.must_become("--for=condition=Complete -n kube-system job/wrong", JOB_SECONDS);
+    let event = "get events -n kube-system --field-selector involvedObject.name=wrong,reason=BackupDamaged -o \
+                 jsonpath={.items[*].message}";
+    let newest = damaged.last().expect("two were made at least");
+    let name = newest.file_name().expect("it has a name").to_string_lossy().into_owned();
+    cluster.wait_for(event, &format!("/backups/{name} is damaged or cut short"), cluster.limit(JOB_SECONDS));
+    let after = files(backups);
+    assert!(after.contains(good) && after.len() == before.len() + 1, "{after:?}");
+    cluster.must("-n kube-system delete job wrong");
+}
+
 fn newest(folder: &Path) -> PathBuf {
-    let files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
-    files.max().expect("two backups were made")
+    files(folder).pop().expect("two backups were made")
 }
 
 fn the_file(folder: &Path) -> PathBuf {
-    let mut files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
-    let file = files.next().expect("one backup was made");
-    assert_eq!(files.next(), None, "and nothing else is left there");
-    file
+    let mut files = files(folder);
+    assert_eq!(files.len(), 1, "one backup was made, and nothing else is left there: {files:?}");
+    files.remove(0)
+}
+
+/// The oldest first.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = files.collect();
+    files.sort();
+    files
 }

@@ -1,4 +1,4 @@
-//! Tells in an Event why a backup failed, about the Job that it is.
+//! Tells in an Event why a backup failed or what is damaged, about the Job that it is.
 //!
 //! Start at [`tell`]. The Job's own events say that it failed, and never why.
 
@@ -6,8 +6,6 @@ use ::base::{Timestamp, chain};
 use client::{Client, ClientError, Kubeconfig};
 use k8s_openapi::api::core::v1::Event;
 use serde_json::{Value, json};
-
-use super::BackupFailed;
 
 /// Of a message, the API takes so many bytes.
 const MESSAGE_MAX: usize = 1024;
@@ -35,22 +33,22 @@ impl std::str::FromStr for Job {
     }
 }
 
-/// Tells of it. An API that refuses the event has nothing to do with the failure, which is told on standard error anyway.
-pub(super) async fn tell(failed: &BackupFailed, job: &Job, access: &Kubeconfig, now: Timestamp) {
-    if let Err(error) = create(failed, job, access, now).await {
+/// Tells of it: the event's reason and message. An API that refuses the event has nothing to do with what is told, which is said
+/// on the standard streams anyway.
+pub(super) async fn tell(what: (&str, &str), job: &Job, access: &Kubeconfig, now: Timestamp) {
+    if let Err(error) = create(what, job, access, now).await {
         tracing::warn!("failed to tell of it in an event: {error}");
     }
 }
 
-async fn create(failed: &BackupFailed, job: &Job, access: &Kubeconfig, now: Timestamp) -> Result<(), String> {
-    let event: Event =
-        serde_json::from_value(event(&chain(failed).to_string(), job, now)).map_err(|error| error.to_string())?;
+async fn create(what: (&str, &str), job: &Job, access: &Kubeconfig, now: Timestamp) -> Result<(), String> {
+    let event: Event = serde_json::from_value(event(what, job, now)).map_err(|error| error.to_string())?;
     let door = client::https::open(access).map_err(|error| chain(&error).to_string())?;
     let created: Result<Event, ClientError> = Client::new(door).create(&event).await;
     created.map(drop).map_err(|error| chain(&error).to_string())
 }
 
-fn event(why: &str, job: &Job, now: Timestamp) -> Value {
+fn event((reason, why): (&str, &str), job: &Job, now: Timestamp) -> Value {
     let Job { namespace, name, uid } = job;
     let message: String = why
         .chars()
@@ -65,7 +63,7 @@ fn event(why: &str, job: &Job, now: Timestamp) -> Value {
             "apiVersion": "batch/v1", "kind": "Job", "namespace": namespace, "name": name, "uid": uid,
         },
         "type": "Warning",
-        "reason": "BackupFailed",
+        "reason": reason,
         "message": message,
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
@@ -90,7 +88,7 @@ mod tests {
     #[test]
     fn the_event_says_why_as_far_as_it_may() {
         let job = "kube-system/backup-1/0a".parse::<Job>().expect("a job");
-        let told = event(&"é".repeat(1000), &job, Timestamp::from_seconds(0));
+        let told = event(("BackupFailed", &"é".repeat(1000)), &job, Timestamp::from_seconds(0));
         assert_eq!(told["message"].as_str().expect("text").len(), MESSAGE_MAX);
         assert_eq!((&told["involvedObject"]["uid"], &told["reason"]), (&json!("0a"), &json!("BackupFailed")));
         let whole: Event = serde_json::from_value(told).expect("it is an event");

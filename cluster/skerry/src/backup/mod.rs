@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! * a file has its name only once it is whole, on the disk, and was restored to a scratch server and compared (`scratch.rs`);
-//! * nothing old goes before that;
+//! * nothing old goes before that, and no old file that is damaged counts as one that is kept;
 //! * what fails leaves no file behind, and says what failed.
 //!
 //! Not here: the file's form, and what goes when (`backup`).
@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::backup::{BackupError, End, Key, Meta, check, name_of, surplus};
-use base::Clock;
+use ::backup::{BackupError, End, Key, Meta, check, name_of, siblings, surplus};
+use base::{Clock, chain};
 use client::{DoorError, Kubeconfig, KubeconfigError};
 use sys::clock::SystemClock;
 
@@ -30,6 +30,8 @@ use crate::cli;
 /// What a run that was killed left behind goes once it is so old: nobody can still be writing it.
 const PART_AGE: Duration = Duration::from_secs(86_400);
 const PART: &str = ".part";
+/// So many files a run reads to see whether they are whole. Those that are older were read by runs before.
+const LOOKED_AT_MAX: usize = 100;
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -97,13 +99,29 @@ pub fn run(options: cli::Backup) -> Result<(), BackupFailed> {
 async fn back_up(options: &cli::Backup, clock: Arc<dyn Clock>) -> Result<String, BackupFailed> {
     let access = access::find(options.kubeconfig.as_deref())?;
     let done = make(options, &access, &clock).await;
-    if let (Err(error), Some(job)) = (&done, &options.job) {
-        event::tell(error, job, &access, clock.now()).await;
-    }
-    done
+    let Some(job) = &options.job else { return Ok(done?.told) };
+    let (reason, why) = match &done {
+        Err(error) => ("BackupFailed", chain(error).to_string()),
+        Ok(Done { damaged: Some(damaged), .. }) => ("BackupDamaged", damaged.clone()),
+        Ok(_) => return Ok(done?.told),
+    };
+    event::tell((reason, &why), job, &access, clock.now()).await;
+    Ok(done?.told)
 }
 
-async fn make(options: &cli::Backup, access: &Kubeconfig, clock: &Arc<dyn Clock>) -> Result<String, BackupFailed> {
+/// What was done, and what of the old files is damaged.
+struct Done {
+    told: String,
+    damaged: Option<String>,
+}
+
+/// What became of the old files.
+struct Rotated {
+    gone: Vec<String>,
+    damaged: Vec<BackupError>,
+}
+
+async fn make(options: &cli::Backup, access: &Kubeconfig, clock: &Arc<dyn Clock>) -> Result<Done, BackupFailed> {
     let failed = |source| BackupFailed::Write { folder: options.to.clone(), source };
     remove_old_parts(&options.to, &**clock).map_err(failed)?;
     let key = options.key_file.as_deref().map(Key::read).transpose().map_err(failed)?;
@@ -113,9 +131,20 @@ async fn make(options: &cli::Backup, access: &Kubeconfig, clock: &Arc<dyn Clock>
     scratch::prove(&checked, access, &scratch, clock).await.map_err(BackupFailed::Scratch)?;
     let name = name_of(&part.meta);
     publish(&part.path, &options.to, &name).map_err(failed)?;
-    let removed = rotate(options, &name, &**clock);
-    let removed = removed.map_err(|source| BackupFailed::Rotate { name: name.clone(), source })?;
-    Ok(told(&part, &name, &removed))
+    let rotated = rotate(options, &name, key.as_ref(), &**clock);
+    let rotated = rotated.map_err(|source| BackupFailed::Rotate { name: name.clone(), source })?;
+    let damaged = damage(&rotated.damaged);
+    let mut told = told(&part, &name, &rotated.gone);
+    told.extend(damaged.iter().map(|damaged| format!("\n{damaged}")));
+    Ok(Done { told, damaged })
+}
+
+/// What is to be said of old files from which nothing can be restored.
+fn damage(damaged: &[BackupError]) -> Option<String> {
+    let all: Vec<String> = damaged.iter().map(|error| chain(error).to_string()).collect();
+    (!all.is_empty()).then(|| {
+        format!("nothing can be restored from old files, and no good one goes because of them: {}", all.join("; "))
+    })
 }
 
 fn told(part: &Part, name: &str, removed: &[String]) -> String {
@@ -138,14 +167,25 @@ fn publish(part: &Path, folder: &Path, name: &str) -> Result<(), BackupError> {
     renamed.map_err(|source| BackupError::Io { doing: "rename", path: part.to_owned(), source })
 }
 
-fn rotate(options: &cli::Backup, newest: &str, clock: &dyn Clock) -> Result<Vec<String>, BackupError> {
+fn rotate(options: &cli::Backup, newest: &str, key: Option<&Key>, clock: &dyn Clock) -> Result<Rotated, BackupError> {
     let keep = ::backup::Keep { count: options.keep, age: options.keep_age };
     let names = names(&options.to)?;
-    let gone = surplus(&names, newest, keep, clock.now());
+    let looked_at = siblings(&names, newest).into_iter().take(LOOKED_AT_MAX);
+    let (of, damaged): (Vec<&str>, Vec<BackupError>) =
+        looked_at.filter_map(|name| Some((name, wrong_with(&options.to.join(name), key)?))).unzip();
+    let gone = surplus(&names, newest, &of, keep, clock.now());
     for name in &gone {
         remove(&options.to.join(name))?;
     }
-    Ok(gone.into_iter().map(str::to_owned).collect())
+    Ok(Rotated { gone: gone.into_iter().map(str::to_owned).collect(), damaged })
+}
+
+/// Why nothing can be restored from a file. One for another key or a later release is as good as any.
+fn wrong_with(file: &Path, key: Option<&Key>) -> Option<BackupError> {
+    match check(file, key) {
+        Ok(_) | Err(BackupError::NoKey { .. } | BackupError::WrongKey { .. } | BackupError::Newer { .. }) => None,
+        Err(error) => Some(error),
+    }
 }
 
 fn remove_old_parts(folder: &Path, clock: &dyn Clock) -> Result<(), BackupError> {
@@ -172,5 +212,30 @@ fn remove(path: &Path) -> Result<(), BackupError> {
         // Somebody else's rotation was quicker.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(|source| BackupError::Io { doing: "remove", path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_another_key_is_whole_and_what_was_changed_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        let text = String::new;
+        let meta = Meta { cluster: text(), version: text(), revision: 1, time: text() };
+        let secret = folder.path().join("key");
+        fs::write(&secret, [7; 32]).expect("it can be written");
+        let key = Key::read(&secret).expect("a key");
+        let writer = ::backup::FileWriter::create(&file, &meta, Some(&key)).expect("it can be made");
+        writer.finish().expect("it can be finished");
+        assert!(wrong_with(&file, Some(&key)).is_none() && wrong_with(&file, None).is_none());
+        let mut bytes = fs::read(&file).expect("it can be read");
+        *bytes.last_mut().expect("it is not empty") ^= 1;
+        fs::write(&file, bytes).expect("it can be written");
+        let damaged = wrong_with(&file, None).expect("it is damaged");
+        assert!(damage(&[damaged]).is_some_and(|told| told.contains("is damaged or cut short")));
+        assert_eq!(damage(&[]), None);
     }
 }
