@@ -115,6 +115,9 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
         .pragma("wal_autocheckpoint", "0")
         .pragma("journal_size_limit", WAL_BYTES_MAX)
         .pragma("cache_size", CACHE_KIB)
+        // A large commit keeps what it changes until it is through. In a container there may be no folder to keep it in; on a
+        // board that folder is memory anyway.
+        .pragma("temp_store", "MEMORY")
         .pragma("cell_size_check", "ON")
         .pragma("trusted_schema", "OFF")
         .disable_statement_logging()
@@ -132,8 +135,10 @@ async fn check_settings(connection: &mut SqliteConnection) -> Result<(), LogErro
     }
     let journal = ask_text(connection, "PRAGMA journal_mode").await.map_err(asked)?;
     let synchronous = ask_number(connection, "PRAGMA synchronous").await.map_err(asked)?;
-    if journal != "wal" || synchronous != 2 {
-        return Err(LogError(format!("SQLite runs with journal {journal}, synchronous {synchronous}: not wal, 2")));
+    let temporary = ask_number(connection, "PRAGMA temp_store").await.map_err(asked)?;
+    if journal != "wal" || synchronous != 2 || temporary != 2 {
+        let found = format!("journal {journal}, synchronous {synchronous}, temp_store {temporary}");
+        return Err(LogError(format!("SQLite runs with {found}: not wal, 2, 2")));
     }
     Ok(())
 }
