@@ -13,6 +13,7 @@ use client::{Client, Kubeconfig};
 use conformance::Plain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use workloads::writes::{name, prefix};
 
 const CLIENTS: usize = 50;
 const BACKUPS: usize = 3;
@@ -69,7 +70,7 @@ async fn write(config: Kubeconfig, client: usize, done: Acknowledged, stop: Arc<
             return;
         }
         let metadata = ObjectMeta {
-            name: Some(format!("client-{client}-{number}")),
+            name: Some(name(client, number)),
             namespace: Some("default".to_owned()),
             ..ObjectMeta::default()
         };
@@ -113,22 +114,7 @@ fn holds(taken: &Taken) {
     let restored = Plain::start(Path::new(env!("CARGO_BIN_EXE_skerry-under-test")), &["--restore", &file]);
     let (ok, listed) = restored.kubectl(&["get", "configmaps", "-o", "name", "--chunk-size=0"]);
     assert!(ok, "{listed}");
-    let mut numbers = vec![Vec::new(); CLIENTS];
-    for name in listed.lines().filter_map(|line| line.strip_prefix("configmap/client-")) {
-        let (client, number) = name.split_once('-').expect("two numbers");
-        numbers[client.parse::<usize>().expect("a number")].push(number.parse::<usize>().expect("a number"));
-    }
-    for (client, numbers) in numbers.iter_mut().enumerate() {
-        numbers.sort_unstable();
-        let count = numbers.len();
-        assert!(numbers.iter().copied().eq(0..count), "client {client} has gaps in {file}: {numbers:?}");
-        // One more may be there: written before the file was done, and told of afterwards.
-        let (before, after) = (taken.before[client], taken.after[client] + 1);
-        assert!(
-            (before..=after).contains(&count),
-            "client {client}: {before} were acknowledged, {count} are there, {after} sent"
-        );
-    }
+    prefix(&listed, &taken.before, &taken.after).unwrap_or_else(|wrong| panic!("{file}: {wrong}"));
     let were_told = taken.before.iter().filter(|count| **count > 0).count();
     assert_eq!(were_told, CLIENTS, "every client was told of something before");
 }

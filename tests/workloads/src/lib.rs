@@ -20,6 +20,7 @@ pub mod lines;
 mod scenario;
 mod scenarios;
 mod user;
+pub mod writes;
 
 pub use backup::with_volume;
 pub use scenario::{Break, Report, Scenario, check_again, run_all};

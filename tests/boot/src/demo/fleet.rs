@@ -19,7 +19,7 @@ use board::Board;
 use image::Tree;
 use image::build::Image;
 use image::cross::Binaries;
-use image::flash::new_token;
+use image::flash::{Said, brought, new_token};
 use image::fleet::{self, places_named, put, put_settings, switch_on};
 use image::qemu::{Machine, Way};
 use image::up::{Place, boot_number, free_port, handed_out, kubectl, ready_node, test_images, write_kubeconfig};
@@ -112,6 +112,14 @@ impl Fleet {
     pub fn write_settings(&self, number: u8, text: &str) -> Answer<()> {
         assert!(!self.runs(number), "board {number} is off");
         put_settings(&self.image, &self.place(number).files.disk, text).map_err(said)
+    }
+
+    /// Flashes a new card for a board that is off, as `image flash` does it.
+    pub fn flash(&self, number: u8, said: &Said) -> Answer<()> {
+        assert!(!self.runs(number), "board {number} is off");
+        let brought = brought(said).map_err(self::said)?;
+        let disk = &self.place(number).files.disk;
+        fleet::put_new(&self.tree, &self.board, &self.image, disk, &brought).map_err(self::said)
     }
 
     /// What all boards are flashed with.

@@ -19,8 +19,11 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 /// The server's clock is set back by so many seconds, as if the board had been off.
 const BEHIND: i64 = 600;
 
+/// What these pods are in.
+pub(super) const NAMESPACE: &str = "demo-join";
+
 /// A pod on each node tells its node's name, and is asked through a Service.
-const WEB: &str = r#"
+pub(super) const WEB: &str = r#"
 apiVersion: v1
 kind: Namespace
 metadata: {name: demo-join}
@@ -55,16 +58,9 @@ spec:
 /// Nodes, a pod on each, the Service from each by every node's port and by name.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
     fleet.apply(WEB)?;
-    fleet.kubectl(&["rollout", "status", "-n", "demo-join", "daemonset/web", ROLLED_OUT_WITHIN])?;
-    let mut asked = 0;
-    for from in 1..=BOARDS {
-        for to in 1..=BOARDS {
-            answers(fleet, from, &format!("{}:{NODE_PORT}", fleet.address(to)))?;
-            asked += 1;
-        }
-        answers(fleet, from, "web.demo-join.svc.cluster.local")?;
-    }
-    fleet.kubectl(&["delete", "namespace", "demo-join", "--timeout=120s"])?;
+    fleet.kubectl(&["rollout", "status", "-n", NAMESPACE, "daemonset/web", ROLLED_OUT_WITHIN])?;
+    let asked = all_ways_answer(fleet)?;
+    fleet.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=120s"])?;
     let held = agent_memory(fleet);
     if held > AGENT_MIB_MAX {
         return Err(format!("an idle agent holds {held:.1} MiB"));
@@ -74,6 +70,19 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer; an idle \
          agent holds {held:.1} MiB; a server {BEHIND} s behind has its agents' time {took:.0?} later"
     ))
+}
+
+/// Asks from each board by every board's node port, and by name; by how many ports.
+pub(super) fn all_ways_answer(fleet: &Fleet) -> Answer<usize> {
+    let mut asked = 0;
+    for from in 1..=BOARDS {
+        for to in 1..=BOARDS {
+            answers(fleet, from, &format!("{}:{NODE_PORT}", fleet.address(to)))?;
+            asked += 1;
+        }
+        answers(fleet, from, "web.demo-join.svc.cluster.local")?;
+    }
+    Ok(asked)
 }
 
 /// Nobody tells these boards the time: a server that was off learns it from agents that went on.
@@ -100,6 +109,6 @@ fn answers(fleet: &Fleet, from: u8, address: &str) -> Answer<()> {
     let ask = format!("wget -q -T 5 -O - http://{address}/");
     let what = format!("an answer from {address} on {}", fleet.node(from));
     let heard =
-        |fleet: &Fleet| fleet.inside("demo-join", "web", from, &ask).is_ok_and(|said| said.starts_with("skerry-"));
+        |fleet: &Fleet| fleet.inside(NAMESPACE, "web", from, &ask).is_ok_and(|said| said.starts_with("skerry-"));
     fleet.waits_for(&what, REACHED_WITHIN, heard).map(drop)
 }

@@ -9,6 +9,8 @@
 //!
 //! Not here: how boards are flashed and wired (`image`, its `fleet`).
 
+mod backup;
+mod clients;
 mod collect;
 mod fleet;
 mod join;
@@ -61,6 +63,11 @@ pub const LEGS: &[Leg] = &[
         name: "nfs",
         shows: "boards share an export whose server dies and returns; a drained pod finds its data; a backup goes there",
         run: nfs::run,
+    },
+    Leg {
+        name: "backup",
+        shows: "the server's board is lost with its card: a blank one becomes the cluster again from one backup",
+        run: backup::run,
     },
     Leg {
         name: "update",
