@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::{Client, Kubeconfig};
 use conformance::Plain;
@@ -17,8 +17,9 @@ use workloads::writes::{name, prefix};
 
 const CLIENTS: usize = 50;
 const BACKUPS: usize = 3;
-/// Between backups: time for every client to be told of some more.
-const PAUSE: Duration = Duration::from_millis(300);
+/// A write takes milliseconds, and on a busy machine somewhat more.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of a page of objects, so many are in a value: enough that a snapshot is no single breath.
 const VALUE_BYTES: usize = 400;
 
@@ -85,11 +86,23 @@ fn counts(done: &Acknowledged) -> Vec<usize> {
     done.iter().map(|count| count.load(Ordering::SeqCst)).collect()
 }
 
+/// What each client was told of, once that is more of each than it was.
+fn more_than(was: &[usize], done: &Acknowledged) -> Vec<usize> {
+    let began = Instant::now();
+    loop {
+        let now = counts(done);
+        if was.iter().zip(&now).all(|(was, now)| now > was) {
+            return now;
+        }
+        assert!(began.elapsed() < TOLD_WITHIN, "some clients were told of nothing more: {was:?}, then {now:?}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 /// Takes a backup, once every client has been told of something more.
 fn take(server: &Plain, folder: &Path, done: &Acknowledged) -> Taken {
     std::fs::create_dir(folder).expect("a folder");
-    std::thread::sleep(PAUSE);
-    let before = counts(done);
+    let before = more_than(&counts(done), done);
     let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-under-test"));
     command
         .arg("backup")
