@@ -101,7 +101,9 @@ fn post(address: &str, object: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     let head =
         "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close";
-    write!(stream, "{head}\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{object}", object.len())?;
+    // In one piece: a server may answer, and go, before it has heard the last of many.
+    let request = format!("{head}\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{object}", object.len());
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -119,9 +121,12 @@ mod tests {
         let answers = spawn(move || {
             for answer in ["201 Created", "409 Conflict"] {
                 let (mut stream, _) = server.accept().expect("a client comes");
-                let mut bytes = [0; 4096];
-                let count = stream.read(&mut bytes).expect("it asks");
-                assert!(count > 0);
+                let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+                while !heard.ends_with(b"}}") {
+                    let count = stream.read(&mut bytes).expect("it asks");
+                    assert!(count > 0, "it asks to the end");
+                    heard.extend(&bytes[..count]);
+                }
                 write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").expect("it listens");
             }
         });
