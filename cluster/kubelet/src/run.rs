@@ -41,9 +41,9 @@ pub const LEASE_EVERY: Duration = Duration::from_secs(5);
 /// How long the Lease is good: as long as the node controller has patience (upstream: 40 s), so that it takes four lost
 /// renewals to be taken for dead. Renewals are kept in memory by the server and cost no write to its disk.
 const LEASE_SECONDS: i32 = 20;
-/// How soon a renewal that failed is tried again.
 /// The annotation of a Lease whose times are NTP's.
 pub const CLOCK_KEPT: &str = "skerry.dev/clock-kept-by-ntp";
+/// How soon a renewal that failed is tried again.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// How often the node is looked at.
 const STATUS_LOOK: Duration = Duration::from_secs(10);

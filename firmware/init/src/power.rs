@@ -4,8 +4,7 @@
 //!
 //! Invariant: no file server holds the machine up: what may wait for one has a limit and a thread of its own.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use sys::mounts::is_remote;
 
 use crate::console::say;
 use crate::data::DATA;
@@ -98,29 +98,24 @@ fn within(limit: Duration, act: impl FnOnce() + Send + 'static) -> bool {
 
 /// Unmounts what file servers have, this way.
 fn take_from_servers(flags: MntFlags) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for target in on_servers(&mounts) {
+    for target in on_servers(sys::mounts::kinds_below(Path::new("/")).unwrap_or_default()) {
         let taken = move || {
-            let _held = umount2(target.as_str(), flags);
+            let _held = umount2(&target, flags);
         };
         let _in_time = within(LET_GO_MAX, taken);
     }
 }
 
-/// Where file servers' exports are mounted, the last one first.
-fn on_servers(mounts: &str) -> Vec<String> {
-    let each = mounts.lines().rev().map(|line| line.split(' ').skip(1).take(2).collect::<Vec<_>>());
-    let remote = each.filter(|words| words.last().is_some_and(|kind| kind.starts_with("nfs")));
-    remote.filter_map(|words| words.first().map(|target| (*target).to_owned())).collect()
+/// Where, of these mounts, file servers' exports are.
+fn on_servers(mounts: Vec<(PathBuf, String)>) -> Vec<PathBuf> {
+    mounts.into_iter().filter(|(_, kind)| is_remote(kind)).map(|(target, _)| target).collect()
 }
 
 /// Unmounts what lies on the data partition, the deepest first; what is still held is made read-only.
 fn unmount_data() {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let targets: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
-    for target in targets.iter().rev().filter(|target| [DATA, "/var", "/run"].iter().any(|top| target.starts_with(top)))
-    {
-        let _held = umount2(*target, MntFlags::empty());
+    let targets = sys::mounts::mounted_below(Path::new("/")).unwrap_or_default();
+    for target in targets.iter().filter(|target| [DATA, "/var", "/run"].iter().any(|top| target.starts_with(top))) {
+        let _held = umount2(target, MntFlags::empty());
     }
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let _gone_already = mount(None::<&str>, DATA, None::<&str>, flags, None::<&str>);
@@ -132,9 +127,9 @@ mod tests {
 
     #[test]
     fn mounts_of_file_servers_are_found() {
-        let mounts =
-            "/dev/vda4 /data ext4 rw 0 0\n10.0.0.9:/srv /data/a nfs4 rw 0 0\n10.0.0.9:/srv /data/b nfs rw 0 0\n";
-        assert_eq!(on_servers(mounts), ["/data/b", "/data/a"]);
+        let mounts = [("/data/b", "nfs"), ("/data/a", "nfs4"), ("/data", "ext4")];
+        let mounts = mounts.map(|(target, kind)| (PathBuf::from(target), kind.to_owned()));
+        assert_eq!(on_servers(mounts.to_vec()), [Path::new("/data/b"), Path::new("/data/a")]);
     }
 
     #[test]

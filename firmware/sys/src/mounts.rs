@@ -341,6 +341,11 @@ pub fn kinds_below(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
+/// Whether a file system of this kind lies with a file server, who may not answer.
+pub fn is_remote(kind: &str) -> bool {
+    matches!(kind, "nfs" | "nfs4")
+}
+
 /// A mount as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {

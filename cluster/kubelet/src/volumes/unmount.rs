@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sys::mounts::Listed;
+use sys::mounts::{Listed, is_remote};
 
 use super::helper::{self, Helper, HelperError, Request, Way};
 use super::{VolumeError, doing};
@@ -60,10 +60,6 @@ pub enum Waiting {
     /// What waits could not be given up.
     #[error("the NFS server of {0} does not answer, and what waits for it could not be given up: {1}")]
     Failed(String, HelperError),
-}
-
-fn is_remote(kind: &str) -> bool {
-    matches!(kind, "nfs" | "nfs4")
 }
 
 /// Where else the file system at `target` is mounted, but in folders of pods that leave.

@@ -99,13 +99,13 @@ pub fn run(options: cli::Backup) -> Result<(), BackupFailed> {
 async fn back_up(options: &cli::Backup, clock: Arc<dyn Clock>) -> Result<String, BackupFailed> {
     let access = access::find(options.kubeconfig.as_deref())?;
     let done = make(options, &access, &clock).await;
-    let Some(job) = &options.job else { return Ok(done?.told) };
-    let (reason, why) = match &done {
-        Err(error) => ("BackupFailed", chain(error).to_string()),
-        Ok(Done { damaged: Some(damaged), .. }) => ("BackupDamaged", damaged.clone()),
-        Ok(_) => return Ok(done?.told),
+    let news = match &done {
+        Err(error) => Some(("BackupFailed", chain(error).to_string())),
+        Ok(done) => done.damaged.clone().map(|damaged| ("BackupDamaged", damaged)),
     };
-    event::tell((reason, &why), job, &access, clock.now()).await;
+    if let (Some((reason, why)), Some(job)) = (news, &options.job) {
+        event::tell((reason, &why), job, &access, clock.now()).await;
+    }
     Ok(done?.told)
 }
 
