@@ -138,9 +138,12 @@ fn copies(site: &Site, pod: &str) {
     site.must(&format!("cp {pod}:/www/files {} -c web", back.display()));
     assert_eq!(std::fs::read(back.join("within/noise")).expect("it came back"), noise(MANY_BYTES), "{pod}");
     assert_eq!(std::fs::read(back.join("empty")).expect("it came back"), b"");
-    // kubectl is content once the archive has ended, and may not wait for tar to fail.
-    let (_, text) = site.kubectl(&format!("cp {pod}:/www/none {} -c web", folder.path().join("none").display()));
-    assert!(text.contains("www/none: No such file") && !folder.path().join("none").exists(), "{text}");
+    // kubectl is content once the (empty) archive has ended: it may leave before it hears tar's complaint, never with a file.
+    site.wait_until("kubectl hears that there is no such file", |site| {
+        let (_, text) = site.kubectl(&format!("cp {pod}:/www/none {} -c web", folder.path().join("none").display()));
+        assert!(!folder.path().join("none").exists(), "{text}");
+        text.contains("www/none: No such file")
+    });
 }
 
 fn forwards(site: &Site, pod: &str, port: u16) {
