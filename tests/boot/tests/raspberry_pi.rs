@@ -146,6 +146,11 @@ fn check_slot(image: &Image, model: &str, watchdog: &str) {
     for name in ["sbin/skerry-init", "bin/skerry", "etc/skerry/services", "etc/skerry/board"] {
         assert!(listed.contains(name), "{name} is not in the root");
     }
+    let told = run(tool("unsquashfs").arg("-cat").args([&root, Path::new("etc/skerry/board")])).unwrap();
+    let loaded = told.lines().find_map(|line| line.strip_prefix("modules ")).expect("what is loaded at each boot");
+    for module in ["bcm2835_thermal", "bcm2711_thermal"] {
+        assert!(listed.contains(&format!("/{module}.ko")) && loaded.contains(module), "{module} is not in {loaded}");
+    }
 }
 
 /// U-Boot reads each part where no other comes to lie: the kernel at the beginning of memory grows when it is unpacked.
