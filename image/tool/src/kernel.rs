@@ -20,6 +20,9 @@ const ARCHITECTURES: [(&str, &str); 2] =
 /// What newer kernels have under another name: 6.16 moved the processors' own hashing into its library, which is built in.
 const SUCCESSORS: &[(&str, &str)] = &[("CONFIG_CRYPTO_SHA2_ARM64_CE", "CONFIG_CRYPTO_LIB_SHA256_ARCH")];
 
+/// What Buildroot and Yocto build, and Debian's kernels are without: a board boots all the same, and tells less of itself.
+const WISHED: &[&str] = &["CONFIG_SENSORS_RASPBERRYPI_HWMON"];
+
 /// Refuses a kernel whose `config` lacks an option.
 pub fn check(tree: &Tree, config: &Path) -> Result<()> {
     let text =
@@ -45,11 +48,13 @@ fn options(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter(|line| line.starts_with("CONFIG_")).filter_map(|line| line.trim_end().split_once('=')).collect()
 }
 
-/// `y` must be `y`; `m` may be either.
+/// `y` must be `y`; `m` may be either. What is only wished for may be absent.
 fn lacking(wanted: &BTreeMap<&str, &str>, has: &BTreeMap<&str, &str>) -> Vec<String> {
     let is_set = |name: &str, value: &str| has.get(name).is_some_and(|have| *have == value || *have == "y");
     let satisfied = |name: &str, value: &str| {
-        is_set(name, value) || SUCCESSORS.iter().any(|(old, new)| *old == name && is_set(new, value))
+        is_set(name, value)
+            || WISHED.contains(&name)
+            || SUCCESSORS.iter().any(|(old, new)| *old == name && is_set(new, value))
     };
     wanted
         .iter()
@@ -83,6 +88,15 @@ mod tests {
     fn what_is_absent_or_commented_out_is_lacking() {
         check("# why\nCONFIG_A=m\n", "# CONFIG_A is not set\n", "CONFIG_A=m");
         check("CONFIG_A=y\nCONFIG_AB=y\n", "CONFIG_AB=y\n", "CONFIG_A=y");
+    }
+
+    #[test]
+    fn what_is_wished_for_may_be_absent_and_is_asked_of_those_who_build() {
+        for name in WISHED {
+            check(&format!("{name}=y\nCONFIG_A=y\n"), "CONFIG_B=y\n", "CONFIG_A=y");
+            let built = ARCHITECTURES.iter().map(|(_, list)| fs::read_to_string(Tree::ours().top.join(list)).unwrap());
+            assert!(built.into_iter().any(|list| options(&list).contains_key(name)), "{name} is in no list");
+        }
     }
 
     #[test]
