@@ -83,10 +83,14 @@ const PLOTS = {
     ["Memory", "memory_working_set_bytes", bytes, false],
     ["Received from the network a second", "network_receive_bytes_total", bytes, true],
     ["Sent to the network a second", "network_transmit_bytes_total", bytes, true],
+    ["Read from disks a second", "fs_reads_bytes_total", bytes, true],
+    ["Written to disks a second", "fs_writes_bytes_total", bytes, true],
   ],
   container: [
     ["CPU, cores", "cpu_usage_seconds_total", cores, true],
     ["Memory", "memory_working_set_bytes", bytes, false],
+    ["Read from disks a second", "fs_reads_bytes_total", bytes, true],
+    ["Written to disks a second", "fs_writes_bytes_total", bytes, true],
   ],
 };
 // A line has so many points at most, and a plot so many lines: the greatest of those that are there.

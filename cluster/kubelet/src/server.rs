@@ -649,6 +649,9 @@ impl Context {
             if let Some((read, written)) = stats.disk {
                 // Ours: upstream's summary has no such thing.
                 one["io"] = serde_json::json!({"time": time, "readBytes": read.0, "writtenBytes": written.0});
+                add(&mut entry["io"]["readBytes"], read.0);
+                add(&mut entry["io"]["writtenBytes"], written.0);
+                entry["io"]["time"] = time.as_str().into();
             }
             if let Some(list) = entry["containers"].as_array_mut() {
                 list.push(one);

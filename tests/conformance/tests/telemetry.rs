@@ -62,12 +62,15 @@ fn top(cluster: &Cluster) {
     assert!(cluster.must("top pods -A --containers").contains("collector"));
     assert!(cluster.must("api-resources --api-group=metrics.k8s.io").contains("PodMetrics"));
     cluster.refused("get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods/none", "not found");
-    let series =
-        cluster.must("get --raw /apis/telemetry.skerry.dev/v1/namespaces/default/series?name=container_*&pod=quiet");
-    for name in
-        ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_fs_writes_bytes_total"]
-    {
-        assert!(series.contains(name), "{name}: {series}");
+    let series = |of: &str| {
+        let path = "/apis/telemetry.skerry.dev/v1/namespaces/default/series";
+        cluster.must(&format!("get --raw {path}?name={of}_*&pod=quiet"))
+    };
+    for of in ["container", "pod"] {
+        let series = series(of);
+        for name in ["cpu_usage_seconds_total", "memory_working_set_bytes", "fs_writes_bytes_total"] {
+            assert!(series.contains(&format!("{of}_{name}")), "{of}_{name}: {series}");
+        }
     }
 }
 

@@ -22,6 +22,8 @@ const FAMILIES: &[(&str, &str)] = &[
     ("node_thermal_zone_temp", "Temperature in degrees Celsius."),
     ("node_undervoltage", "1 if the supply has been too weak, 0 otherwise."),
     ("pod_cpu_usage_seconds_total", "CPU time used by the pod."),
+    ("pod_fs_reads_bytes_total", "Bytes read from disks by the pod."),
+    ("pod_fs_writes_bytes_total", "Bytes written to disks by the pod."),
     ("pod_memory_working_set_bytes", "Memory the pod cannot do without."),
     ("pod_network_receive_bytes_total", "Bytes received by the pod."),
     ("pod_network_transmit_bytes_total", "Bytes sent by the pod."),

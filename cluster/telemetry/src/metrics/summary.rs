@@ -23,6 +23,8 @@ const POD: &[Row] = &[
     ("/memory/workingSetBytes", "pod_memory_working_set_bytes", 1.0),
     ("/network/rxBytes", "pod_network_receive_bytes_total", 1.0),
     ("/network/txBytes", "pod_network_transmit_bytes_total", 1.0),
+    ("/io/readBytes", "pod_fs_reads_bytes_total", 1.0),
+    ("/io/writtenBytes", "pod_fs_writes_bytes_total", 1.0),
 ];
 const CONTAINER: &[Row] = &[
     ("/cpu/usageCoreNanoSeconds", "container_cpu_usage_seconds_total", 1e-9),
@@ -71,7 +73,7 @@ mod tests {
         let summary = json!({
             "node": {"cpu": {"usageCoreNanoSeconds": 2_500_000_000_u64}, "memory": {"workingSetBytes": 7}},
             "pods": [{
-                "podRef": {"name": "p", "namespace": "ns"}, "network": {"rxBytes": 5},
+                "podRef": {"name": "p", "namespace": "ns"}, "network": {"rxBytes": 5}, "io": {"readBytes": 4},
                 "containers": [{"name": "c", "cpu": {"usageCoreNanoSeconds": 1_000_000_000}, "io": {"writtenBytes": 3}}],
             }],
         });
@@ -79,6 +81,7 @@ mod tests {
             (r#"node_cpu_usage_seconds_total{node="n"}"#, 2.5),
             (r#"node_memory_working_set_bytes{node="n"}"#, 7.0),
             (r#"pod_network_receive_bytes_total{node="n",namespace="ns",pod="p"}"#, 5.0),
+            (r#"pod_fs_reads_bytes_total{node="n",namespace="ns",pod="p"}"#, 4.0),
             (r#"container_cpu_usage_seconds_total{node="n",namespace="ns",pod="p",container="c"}"#, 1.0),
             (r#"container_fs_writes_bytes_total{node="n",namespace="ns",pod="p",container="c"}"#, 3.0),
         ];
