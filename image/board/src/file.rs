@@ -1,10 +1,13 @@
 //! One board file: everything may be left out, because a board may inherit it.
 //!
-//! Start at [`File::parse`]; [`File::over`] lays one file over another, [`File::whole`] sees that nothing is missing.
+//! Start at [`Sources::parse`]; [`File::over`] lays one file over another, [`File::whole`] sees that nothing is missing.
+//!
+//! Invariant: what can be refused after its file was read keeps its span, which [`Sources`] turn into file and line.
 
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::{
     Architecture, Board, Compression, Error, FirmwareFile, Loader as BootMethod, PackagedFile, Qemu, Watchdog, Wiring,
@@ -15,10 +18,18 @@ const FIRMWARE_MIB: RangeInclusive<u64> = 8..=512;
 const SLOT_MIB: RangeInclusive<u64> = 64..=4096;
 const DATA_MIB: RangeInclusive<u64> = 64..=4096;
 
+/// The files that a board is read from, its own first. Spans count through all of them as if they were one text.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    text: String,
+    /// Where each begins, and its path.
+    files: Vec<(usize, String)>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
-    pub(crate) inherits: Option<String>,
+    pub(crate) inherits: Option<Spanned<String>>,
     /// Only there to be inherited from.
     pub(crate) base: bool,
     summary: Option<String>,
@@ -34,18 +45,18 @@ pub(crate) struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Kernel {
-    package: Option<String>,
-    compression: Option<Compression>,
+    package: Option<Spanned<String>>,
+    compression: Option<Spanned<Compression>>,
     command_line: Option<String>,
-    devicetree: Option<String>,
+    devicetree: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Modules {
-    initramfs: Vec<String>,
-    boot: Vec<String>,
-    lazy: Vec<String>,
+    initramfs: Vec<Spanned<String>>,
+    boot: Vec<Spanned<String>>,
+    lazy: Vec<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -58,19 +69,19 @@ enum Method {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Loader {
-    method: Option<Method>,
-    disk: Option<String>,
-    u_boot: Option<FirmwareFile>,
-    firmware: Vec<FirmwareFile>,
+    method: Option<Spanned<Method>>,
+    disk: Option<Spanned<String>>,
+    u_boot: Option<Spanned<FirmwareFile>>,
+    firmware: Vec<Spanned<FirmwareFile>>,
     config_txt: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Disk {
-    firmware_mib: Option<u64>,
-    slot_mib: Option<u64>,
-    data_mib: Option<u64>,
+    firmware_mib: Option<Spanned<u64>>,
+    slot_mib: Option<Spanned<u64>>,
+    data_mib: Option<Spanned<u64>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -78,7 +89,7 @@ struct Disk {
 struct QemuFile {
     machine: Option<String>,
     wiring: Option<Wiring>,
-    firmware: Option<PackagedFile>,
+    firmware: Option<Spanned<PackagedFile>>,
     cpu: Option<String>,
     cpus: Option<u32>,
     memory_mib: Option<u32>,
@@ -86,24 +97,51 @@ struct QemuFile {
     devices: Vec<String>,
 }
 
-impl File {
-    pub(crate) fn parse(path: &str, text: &str) -> Result<File, Error> {
-        toml::from_str(text).map_err(|error| {
-            let before = error.span().map_or("", |span| &text[..span.start.min(text.len())]);
-            let line = before.lines().count().max(1) + usize::from(before.ends_with('\n'));
-            let why = error.message().lines().next().unwrap_or_default().to_owned();
-            Error::Wrong { path: path.to_owned(), line, why }
+impl Sources {
+    /// Understands one more file.
+    pub(crate) fn parse(&mut self, path: &str, text: &str) -> Result<File, Error> {
+        let begin = self.text.len();
+        self.files.push((begin, path.to_owned()));
+        self.text.push_str(text);
+        // Blanks are nothing to TOML, and move all spans behind those of the files before.
+        toml::from_str(&(" ".repeat(begin) + text)).map_err(|error| {
+            let why = error.message().lines().next().unwrap_or_default();
+            self.wrong(error.span().map_or(begin, |span| span.start), why)
         })
+    }
+
+    /// What is wrong with what was said at `at`.
+    pub(crate) fn wrong(&self, at: usize, why: impl ToString) -> Error {
+        let (path, line) = self.place(at);
+        Error::Wrong { path: path.to_owned(), line, why: why.to_string() }
+    }
+
+    /// The file and the line in it, from 1.
+    pub(crate) fn place(&self, at: usize) -> (&str, usize) {
+        let (begin, path) = match self.files.iter().rfind(|(begin, _)| *begin <= at) {
+            Some((begin, path)) => (*begin, path.as_str()),
+            None => (0, ""),
+        };
+        let before = self.text.as_bytes().get(begin..at).unwrap_or_default();
+        (path, 1 + before.iter().filter(|byte| **byte == b'\n').count())
+    }
+}
+
+impl File {
+    /// Every module and package that is named, and where.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, usize)> {
+        let Modules { initramfs, boot, lazy } = &self.modules;
+        let plain = self.kernel.package.iter().chain(initramfs).chain(boot).chain(lazy);
+        let files = self.loader.u_boot.iter().chain(&self.loader.firmware);
+        let played = self.qemu.iter().filter_map(|qemu| qemu.firmware.as_ref());
+        plain
+            .map(|name| (name.get_ref().as_str(), name.span().start))
+            .chain(files.map(|file| (file.get_ref().package.as_str(), file.span().start)))
+            .chain(played.map(|file| (file.get_ref().package.as_str(), file.span().start)))
     }
 
     /// What this file says, and where it says nothing, what `below` says; lists are joined, `below`'s first.
     pub(crate) fn over(self, below: File) -> File {
-        let join = |mut first: Vec<String>, second: Vec<String>| {
-            first.extend(second);
-            first
-        };
-        let mut firmware = below.loader.firmware;
-        firmware.extend(self.loader.firmware);
         File {
             inherits: below.inherits,
             base: self.base,
@@ -125,7 +163,7 @@ impl File {
                 method: self.loader.method.or(below.loader.method),
                 disk: self.loader.disk.or(below.loader.disk),
                 u_boot: self.loader.u_boot.or(below.loader.u_boot),
-                firmware,
+                firmware: join(below.loader.firmware, self.loader.firmware),
                 config_txt: self.loader.config_txt.or(below.loader.config_txt),
             },
             disk: Disk {
@@ -149,28 +187,16 @@ impl File {
         }
     }
 
-    pub(crate) fn whole(self, name: &str) -> Result<Board, Error> {
+    /// The board, which `sources` said.
+    pub(crate) fn whole(self, name: &str, sources: &Sources) -> Result<Board, Error> {
         let open = |field| Error::Open { name: name.to_owned(), field };
-        let kernel_package = self.kernel.package.ok_or_else(|| open("kernel.package"))?;
-        let wrong = |why: String| Error::Wrong { path: format!("{name}.toml"), line: 1, why };
-        let loader = match self.loader.method.ok_or_else(|| open("loader.method"))? {
+        self.goes_together(sources)?;
+        let loader = match self.loader.method.ok_or_else(|| open("loader.method"))?.into_inner() {
             Method::UBoot => BootMethod::UBoot {
-                disk: self.loader.disk.ok_or_else(|| open("loader.disk"))?,
-                binary: self.loader.u_boot.ok_or_else(|| open("loader.u_boot"))?,
+                disk: self.loader.disk.ok_or_else(|| open("loader.disk"))?.into_inner(),
+                binary: self.loader.u_boot.ok_or_else(|| open("loader.u_boot"))?.into_inner(),
             },
-            Method::Uefi => {
-                let lacks = |what: &str| Err(wrong(format!("{what} where UEFI starts the kernel")));
-                if self.loader.disk.is_some() || self.loader.u_boot.is_some() {
-                    return lacks("loader.disk and loader.u_boot are left out");
-                }
-                if self.kernel.compression == Some(Compression::Gzip) {
-                    return lacks("kernel.compression is none");
-                }
-                if self.kernel.devicetree.is_some() {
-                    return lacks("kernel.devicetree is left out");
-                }
-                BootMethod::Uefi
-            }
+            Method::Uefi => BootMethod::Uefi,
         };
         let qemu = self.qemu.map(|qemu| {
             if loader == BootMethod::Uefi && qemu.firmware.is_none() {
@@ -178,7 +204,7 @@ impl File {
             }
             Ok(Qemu {
                 wiring: qemu.wiring.ok_or_else(|| open("qemu.wiring"))?,
-                firmware: qemu.firmware,
+                firmware: qemu.firmware.map(Spanned::into_inner),
                 machine: qemu.machine.ok_or_else(|| open("qemu.machine"))?,
                 cpu: qemu.cpu.ok_or_else(|| open("qemu.cpu"))?,
                 cpus: qemu.cpus.ok_or_else(|| open("qemu.cpus"))?,
@@ -187,26 +213,28 @@ impl File {
                 devices: qemu.devices,
             })
         });
-        let mib = |field: &'static str, value: Option<u64>, range: RangeInclusive<u64>| {
-            let value = value.ok_or_else(|| open(field))?;
+        let mib = |field: &'static str, said: Option<Spanned<u64>>, range: RangeInclusive<u64>| {
+            let said = said.ok_or_else(|| open(field))?;
+            let (at, value) = (said.span().start, said.into_inner());
             if range.contains(&value) {
                 return Ok(value);
             }
-            Err(wrong(format!("{field} is {value}, which is not between {} and {}", range.start(), range.end())))
+            let (least, most) = range.into_inner();
+            Err(sources.wrong(at, format_args!("{field} is {value}, which is not between {least} and {most}")))
         };
         Ok(Board {
             name: name.to_owned(),
             summary: self.summary.ok_or_else(|| open("summary"))?,
             architecture: self.architecture.ok_or_else(|| open("architecture"))?,
-            kernel_package,
-            compression: self.kernel.compression.ok_or_else(|| open("kernel.compression"))?,
+            kernel_package: self.kernel.package.ok_or_else(|| open("kernel.package"))?.into_inner(),
+            compression: self.kernel.compression.ok_or_else(|| open("kernel.compression"))?.into_inner(),
             command_line: self.kernel.command_line.ok_or_else(|| open("kernel.command_line"))?,
-            devicetree: self.kernel.devicetree.unwrap_or_default(),
-            initramfs_modules: self.modules.initramfs,
-            boot_modules: self.modules.boot,
-            lazy_modules: self.modules.lazy,
+            devicetree: self.kernel.devicetree.map(Spanned::into_inner).unwrap_or_default(),
+            initramfs_modules: plain(self.modules.initramfs),
+            boot_modules: plain(self.modules.boot),
+            lazy_modules: plain(self.modules.lazy),
             loader,
-            firmware: self.loader.firmware,
+            firmware: plain(self.loader.firmware),
             config_txt: self.loader.config_txt.unwrap_or_default(),
             firmware_mib: mib("disk.firmware_mib", self.disk.firmware_mib, FIRMWARE_MIB)?,
             slot_mib: mib("disk.slot_mib", self.disk.slot_mib, SLOT_MIB)?,
@@ -215,4 +243,34 @@ impl File {
             qemu: qemu.transpose()?,
         })
     }
+
+    /// What does not go with UEFI is named where it was said, or where UEFI was, if that was said by the board nearer to ours.
+    fn goes_together(&self, sources: &Sources) -> Result<(), Error> {
+        let Some(method) = self.loader.method.as_ref().filter(|method| matches!(method.get_ref(), Method::Uefi)) else {
+            return Ok(());
+        };
+        let packed = self.kernel.compression.as_ref().filter(|packing| *packing.get_ref() == Compression::Gzip);
+        let wrong = [
+            (self.loader.disk.as_ref().map(Spanned::span), "loader.disk and loader.u_boot are left out"),
+            (self.loader.u_boot.as_ref().map(Spanned::span), "loader.disk and loader.u_boot are left out"),
+            (packed.map(Spanned::span), "kernel.compression is none"),
+            (self.kernel.devicetree.as_ref().map(Spanned::span), "kernel.devicetree is left out"),
+        ];
+        match wrong.into_iter().find_map(|(span, what)| Some((span?, what))) {
+            None => Ok(()),
+            Some((span, what)) => {
+                let at = span.start.min(method.span().start);
+                Err(sources.wrong(at, format_args!("{what} where UEFI starts the kernel")))
+            }
+        }
+    }
+}
+
+fn join<T>(mut first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    first.extend(second);
+    first
+}
+
+fn plain<T>(all: Vec<Spanned<T>>) -> Vec<T> {
+    all.into_iter().map(Spanned::into_inner).collect()
 }

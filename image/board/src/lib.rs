@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! * a board that is read is whole: every field has a value, and what is unknown or out of range is refused;
-//! * an error names the file and the line, and one about a missing board lists those there are.
+//! * an error names the file and the line of what was said, the board where nothing was; one about a missing board lists those
+//!   there are.
 //!
 //! Not here: what is done with any of it (`image/tool`).
 #![forbid(unsafe_code)]
@@ -16,7 +17,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use file::File;
+use file::{File, Sources};
 
 /// So many boards may stand behind one another.
 const INHERITS_MAX: usize = 8;
@@ -59,12 +60,6 @@ pub enum Error {
         name: String,
         /// What is missing, such as `kernel.package`.
         field: &'static str,
-    },
-    /// Boards inherit in a circle, or endlessly.
-    #[error("board {name} inherits from itself or through more than {INHERITS_MAX} others")]
-    Circle {
-        /// The board.
-        name: String,
     },
 }
 
@@ -243,27 +238,47 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 fn is_base(folder: &Path, name: &str) -> bool {
-    load(folder, name).is_ok_and(|file| file.base)
+    load(folder, name, &mut Sources::default()).is_ok_and(|file| file.base)
 }
 
 /// Reads board `name` of `folder`, and all it inherits from.
 pub fn read(folder: &Path, name: &str) -> Result<Board, Error> {
-    let mut file = load(folder, name)?;
-    let mut depth = 0;
-    while let Some(parent) = file.inherits.take() {
-        depth += 1;
-        if depth > INHERITS_MAX || parent == name {
-            return Err(Error::Circle { name: name.to_owned() });
-        }
-        file = file.over(load(folder, &parent)?);
-    }
-    file.whole(name)
+    let (file, sources) = all_said(folder, name)?;
+    file.whole(name, &sources)
 }
 
-fn load(folder: &Path, name: &str) -> Result<File, Error> {
+/// Where board `name`, or one that it inherits from, names this module or package: `boards/mine.toml:4`.
+pub fn place(folder: &Path, name: &str, module_or_package: &str) -> Option<String> {
+    let (file, sources) = all_said(folder, name).ok()?;
+    let (_, at) = file.names().find(|(said, _)| *said == module_or_package)?;
+    let (path, line) = sources.place(at);
+    Some(format!("{path}:{line}"))
+}
+
+/// What a board and all it inherits from say.
+fn all_said(folder: &Path, name: &str) -> Result<(File, Sources), Error> {
+    let mut sources = Sources::default();
+    let mut file = load(folder, name, &mut sources)?;
+    let mut depth = 0;
+    while let Some(said) = file.inherits.take() {
+        let (at, parent) = (said.span().start, said.into_inner());
+        depth += 1;
+        if depth > INHERITS_MAX || parent == name {
+            let why = format!("board {name} inherits from itself or through more than {INHERITS_MAX} others");
+            return Err(sources.wrong(at, why));
+        }
+        file = file.over(load(folder, &parent, &mut sources).map_err(|error| match error {
+            Error::Missing { .. } => sources.wrong(at, error),
+            other => other,
+        })?);
+    }
+    Ok((file, sources))
+}
+
+fn load(folder: &Path, name: &str, sources: &mut Sources) -> Result<File, Error> {
     let path = folder.join(format!("{name}.toml"));
     match fs::read_to_string(&path) {
-        Ok(text) => File::parse(&path.display().to_string(), &text),
+        Ok(text) => sources.parse(&path.display().to_string(), &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing {
             name: name.to_owned(),
             folder: folder.display().to_string(),
@@ -300,13 +315,19 @@ mod tests {
         }
     }
 
-    /// What a board that inherits from qemu-arm64 and says `text` is refused for.
-    fn check(text: &str, expected: &str) {
+    /// A folder with our boards, and with `mine`, which says `text`.
+    fn with_mine(text: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for entry in fs::read_dir(ours()).unwrap().flatten() {
             fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
         }
         fs::write(folder.path().join("mine.toml"), text).unwrap();
+        folder
+    }
+
+    /// What a board that says `text` is refused for.
+    fn check(text: &str, expected: &str) {
+        let folder = with_mine(text);
         let said = read(folder.path(), "mine").unwrap_err().to_string();
         assert!(said.contains(expected), "{said}");
     }
@@ -327,11 +348,46 @@ mod tests {
     }
 
     #[test]
-    fn a_size_out_of_range_is_refused() {
+    fn a_size_out_of_range_is_refused_with_its_line() {
         check(
             "inherits = \"qemu-arm64\"\n[disk]\nslot_mib = 1\n",
-            "disk.slot_mib is 1, which is not between 64 and 4096",
+            "mine.toml:3: disk.slot_mib is 1, which is not between 64 and 4096",
         );
+    }
+
+    #[test]
+    fn what_is_inherited_is_refused_with_the_line_of_who_said_it() {
+        let folder = with_mine("# a note\ninherits = \"yours\"\n");
+        fs::write(folder.path().join("yours.toml"), "inherits = \"rpi4\"\n\n[disk]\ndata_mib = 9\n").unwrap();
+        let said = read(folder.path(), "mine").unwrap_err().to_string();
+        assert!(said.contains("yours.toml:4: disk.data_mib is 9, which is not between"), "{said}");
+        fs::write(folder.path().join("yours.toml"), "\ninherits = \"rpi4\"\nsumary = \"x\"\n").unwrap();
+        let said = read(folder.path(), "mine").unwrap_err().to_string();
+        assert!(said.contains("yours.toml:3: unknown field `sumary`"), "{said}");
+    }
+
+    #[test]
+    fn modules_and_packages_are_found_where_they_are_named() {
+        let text =
+            "inherits = \"rpi4\"\n[modules]\nboot = [\n  \"one\",\n  \"two\",\n]\n[kernel]\npackage = \"mine\"\n";
+        let folder = with_mine(text);
+        let place = |name: &str| {
+            let place = place(folder.path(), "mine", name)?;
+            Some(place.rsplit_once('/').unwrap().1.to_owned())
+        };
+        for (name, expected) in [("one", 4), ("two", 5), ("mine", 8)] {
+            assert_eq!(place(name), Some(format!("mine.toml:{expected}")));
+        }
+        let line = |board: &str, name: &str| {
+            let text = fs::read_to_string(ours().join(board)).unwrap();
+            let above = text.lines().position(|line| line.contains(&format!("\"{name}\""))).unwrap();
+            Some(format!("{board}:{}", above + 1))
+        };
+        assert_eq!(place("genet"), line("rpi4.toml", "genet"));
+        assert_eq!(place("raspi-firmware"), line("rpi4.toml", "raspi-firmware"));
+        assert_eq!(place("u-boot-rpi"), line("raspberry-pi.toml", "u-boot-rpi"));
+        assert_eq!(place("ext4"), line("base.toml", "ext4"));
+        assert_eq!(place("nothing"), None);
     }
 
     #[test]
@@ -345,12 +401,15 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_with_uefi_is_refused() {
+    fn what_does_not_go_with_uefi_is_refused_with_its_line() {
         let inherits = "inherits = \"qemu-x86_64\"\n";
-        check(&format!("{inherits}[kernel]\ncompression = \"gzip\"\n"), "kernel.compression is none where UEFI");
-        check(&format!("{inherits}[kernel]\ndevicetree = \"a.dtb\"\n"), "kernel.devicetree is left out where UEFI");
-        check(&format!("{inherits}[loader]\ndisk = \"virtio 0\"\n"), "loader.disk and loader.u_boot are left out");
-        check("inherits = \"qemu-arm64\"\n[loader]\nmethod = \"uefi\"\n", "loader.disk and loader.u_boot are left out");
+        let gzip = "mine.toml:3: kernel.compression is none where UEFI";
+        check(&format!("{inherits}[kernel]\ncompression = \"gzip\"\n"), gzip);
+        let tree = "mine.toml:4: kernel.devicetree is left out where UEFI";
+        check(&format!("{inherits}\n[kernel]\ndevicetree = \"a.dtb\"\n"), tree);
+        let u_boot = "mine.toml:3: loader.disk and loader.u_boot are left out";
+        check(&format!("{inherits}[loader]\ndisk = \"virtio 0\"\n"), u_boot);
+        check("inherits = \"qemu-arm64\"\n[loader]\nmethod = \"uefi\"\n", u_boot);
     }
 
     #[test]
@@ -361,12 +420,12 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_refused() {
-        check("inherits = \"mine\"\n", "inherits from itself");
+    fn a_circle_is_refused_with_its_line() {
+        check("summary = \"mine\"\ninherits = \"mine\"\n", "mine.toml:2: board mine inherits from itself");
     }
 
     #[test]
-    fn an_unknown_parent_is_named() {
-        check("inherits = \"nobody\"\n", "there is no board nobody");
+    fn an_unknown_parent_is_named_with_its_line() {
+        check("\n\ninherits = \"nobody\"\n", "mine.toml:3: there is no board nobody: ");
     }
 }

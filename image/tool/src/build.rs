@@ -69,12 +69,23 @@ fn boot_files(board: &Board) -> impl Iterator<Item = &FirmwareFile> {
 /// Makes the image for a board; `images` is a folder of container images to put into the root, where there is one.
 pub fn build(tree: &Tree, board: &Board, binaries: &Binaries, images: Option<&Path>) -> Result<Image> {
     let ids: Vec<&str> = package_ids(board).into_iter().collect();
+    let firmware = board.qemu.as_ref().and_then(|qemu| qemu.firmware.as_ref());
+    are_pinned(tree, board, ids.iter().copied().chain(firmware.map(|file| file.package.as_str())))?;
     let mut image = build_of(tree, board, binaries, images, &packages::fetch(tree, &ids)?)?;
-    if let Some(firmware) = board.qemu.as_ref().and_then(|qemu| qemu.firmware.as_ref()) {
+    if let Some(firmware) = firmware {
         let unpacked = packages::fetch(tree, &[&firmware.package])?;
         image.loader = Some(unpacked[&firmware.package].1.join(&firmware.file));
     }
     Ok(image)
+}
+
+/// Refuses a package that nobody pinned where the board names it.
+fn are_pinned<'i>(tree: &Tree, board: &Board, mut ids: impl Iterator<Item = &'i str>) -> Result<()> {
+    let pins = packages::read(tree)?;
+    ids.try_for_each(|id| match packages::pinned(&pins, id) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(wrong(format_args!("{}: {error}", tree.place(board, id)))),
+    })
 }
 
 /// The same, of packages that were had elsewhere: see [`packages::given`].
@@ -493,5 +504,20 @@ mod tests {
         let layout = plan(&board, &Artifacts::example()).unwrap();
         let whole = Facts { hash: "0".repeat(64), layout: Some(&layout) };
         assert_eq!(slot_facts(&board, &whole).len(), slot_facts(&board, &Facts::default()).len());
+    }
+
+    #[test]
+    fn a_package_nobody_pinned_is_refused_with_the_line_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let boards = folder.path().join("boards");
+        fs::create_dir(&boards).unwrap();
+        fs::write(boards.join("mine.toml"), "[kernel]\n\npackage = \"my-kernel\"\n").unwrap();
+        fs::create_dir(folder.path().join("image")).unwrap();
+        fs::write(folder.path().join("image/packages.lock"), "package = []\n").unwrap();
+        let tree = Tree { top: folder.path().into(), ..Tree::ours() };
+        let mut board = board::read(&Tree::ours().boards(), "rpi4").unwrap();
+        board.name = "mine".to_owned();
+        let error = are_pinned(&tree, &board, ["my-kernel"].into_iter()).unwrap_err().to_string();
+        assert!(error.contains("/mine.toml:3: image/packages.lock has no package my-kernel"), "{error}");
     }
 }

@@ -28,10 +28,10 @@ pub enum Error {
     #[error(transparent)]
     Device(#[from] crate::device::Refusal),
     /// A module is unknown to the kernel's package.
-    #[error("board {board}: {source}")]
+    #[error("{at}: {source}")]
     Module {
-        /// The board.
-        board: String,
+        /// The board, or file and line.
+        at: String,
         /// The module.
         source: sys::modules::Unknown,
     },

@@ -37,6 +37,8 @@ pub mod verity;
 
 use std::path::{Path, PathBuf};
 
+use board::Board;
+
 /// The folders that everything is relative to.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -59,5 +61,11 @@ impl Tree {
     /// Where boards are described.
     pub fn boards(&self) -> PathBuf {
         self.top.join("boards")
+    }
+
+    /// Where the board's file, or one that it inherits from, names a module or a package.
+    fn place(&self, board: &Board, module_or_package: &str) -> String {
+        let place = board::place(&self.boards(), &board.name, module_or_package);
+        place.unwrap_or_else(|| format!("board {}", board.name))
     }
 }

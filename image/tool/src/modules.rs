@@ -37,8 +37,12 @@ pub fn select(tree: &Tree, board: &Board, kernel: &(Pin, PathBuf)) -> Result<Mod
     }
     let index = Index::read(&source).doing(format_args!("read the index of {}", source.display()))?;
     let resolve = |names: &[String]| {
-        let order = index.resolve_all(names.iter().map(String::as_str));
-        order.map_err(|source| Error::Module { board: board.name.clone(), source })
+        index.resolve_all(names.iter().map(String::as_str)).map_err(|source| {
+            // What is unknown may be something that the board's module needs.
+            let named = names.iter().find(|name| index.resolve(name).is_err());
+            let at = tree.place(board, named.map_or(source.0.as_str(), String::as_str));
+            Error::Module { at, source }
+        })
     };
     let first = resolve(&board.initramfs_modules)?;
     let all: Vec<String> =
@@ -89,4 +93,24 @@ fn indexes(source: &Path, index: &Index, kept: &BTreeSet<String>) -> Result<Vec<
         ("modules.alias".to_owned(), index.aliases_of(kept)),
         ("modules.builtin".to_owned(), read("modules.builtin")?),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_module_is_refused_with_the_line_that_names_it() {
+        let kernel = tempfile::tempdir().unwrap();
+        let folder = kernel.path().join("lib/modules/1");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("modules.dep"), "dm-mod.ko: absent.ko\n").unwrap();
+        let tree = Tree::ours();
+        let board = board::read(&tree.boards(), "rpi4").unwrap();
+        let pin = Pin { name: "linux-image-1".to_owned(), ..Pin::default() };
+        let error = select(&tree, &board, &(pin, kernel.path().to_owned())).unwrap_err().to_string();
+        let text = fs::read_to_string(tree.boards().join("base.toml")).unwrap();
+        let line = 1 + text.lines().position(|line| line.contains("\"dm_mod\"")).unwrap();
+        assert!(error.ends_with(&format!("base.toml:{line}: no kernel module answers to absent")), "{error}");
+    }
 }

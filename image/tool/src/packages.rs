@@ -82,11 +82,16 @@ pub fn fetch(tree: &Tree, ids: &[&str]) -> Result<Unpacked> {
     let pins = read(tree)?;
     let mut unpacked = Unpacked::new();
     for id in ids {
-        let pin = pins.iter().find(|pin| pin.id == *id);
-        let pin = pin.ok_or_else(|| wrong(format_args!("{LOCK} has no package {id}; it holds {}", ids_of(&pins))))?;
+        let pin = pinned(&pins, id)?;
         unpacked.insert((*id).to_owned(), (pin.clone(), unpack(tree, &pins, pin)?));
     }
     Ok(unpacked)
+}
+
+/// The pin with this id.
+pub fn pinned<'p>(pins: &'p [Pin], id: &str) -> Result<&'p Pin> {
+    let pin = pins.iter().find(|pin| pin.id == id);
+    pin.ok_or_else(|| wrong(format_args!("{LOCK} has no package {id}; it holds {}", ids_of(pins))))
 }
 
 /// The packages with these ids from a folder in which another system put them: `FOLDER/ID` is laid out as Debian's package of
