@@ -1,7 +1,8 @@
 //! One sector of `name=value` strings behind a checksum: U-Boot's `env export -c -s 200` format.
 //!
 //! Start at [`encode`] and [`decode`]. The format is a little-endian CRC-32 of everything after it, then strings each ended
-//! by NUL, then one more NUL, zeros to the end.
+//! by NUL, then one more NUL, zeros to the end. It is not postcard, as our other messages are: a boot script reads it by
+//! `env import -c` and counts a trial down by `env export`, and U-Boot has no command that understands anything else.
 //!
 //! Invariant: a sector that is torn or garbled decodes to nothing, never to something else.
 

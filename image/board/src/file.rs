@@ -190,6 +190,7 @@ impl File {
     /// The board, which `sources` said.
     pub(crate) fn whole(self, name: &str, sources: &Sources) -> Result<Board, Error> {
         let open = |field| Error::Open { name: name.to_owned(), field };
+        let kernel_package = self.kernel.package.as_ref().ok_or_else(|| open("kernel.package"))?.get_ref().clone();
         self.goes_together(sources)?;
         let loader = match self.loader.method.ok_or_else(|| open("loader.method"))?.into_inner() {
             Method::UBoot => BootMethod::UBoot {
@@ -226,7 +227,7 @@ impl File {
             name: name.to_owned(),
             summary: self.summary.ok_or_else(|| open("summary"))?,
             architecture: self.architecture.ok_or_else(|| open("architecture"))?,
-            kernel_package: self.kernel.package.ok_or_else(|| open("kernel.package"))?.into_inner(),
+            kernel_package,
             compression: self.kernel.compression.ok_or_else(|| open("kernel.compression"))?.into_inner(),
             command_line: self.kernel.command_line.ok_or_else(|| open("kernel.command_line"))?,
             devicetree: self.kernel.devicetree.map(Spanned::into_inner).unwrap_or_default(),
