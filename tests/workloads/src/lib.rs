@@ -17,12 +17,14 @@
 
 mod backup;
 pub mod lines;
+mod nfs;
 mod scenario;
 mod scenarios;
 mod user;
 pub mod writes;
 
 pub use backup::with_volume;
+pub use nfs::nfs_is_shared;
 pub use scenario::{Break, Report, Scenario, check_again, run_all};
 pub use scenarios::{SCENARIOS, chosen};
 pub use user::User;

@@ -1,6 +1,7 @@
 //! Volumes that outlive pods: claims, classes, hostPath and NFS volumes.
 
 use crate::User;
+use crate::nfs::USERS;
 use crate::scenario::apply;
 
 /// The words of a line of a table, such as `kubectl get pv NAME`'s.
@@ -70,11 +71,17 @@ fn over_the_limit(user: &User) {
 pub fn nfs(user: &User) {
     apply(user, "nfs.yaml");
     user.must_become("--for=jsonpath={.status.phase}=Bound pvc/nfs", 30);
-    for (pod, export) in [("nfs-busybox", "127.0.0.1:/exports"), ("test-pd", "127.0.0.1:/my-nfs-volume")] {
+    let first = |label: &str| {
+        let names = format!("get pods -l {label} -o jsonpath={{.items[*].metadata.name}}");
+        user.wait(label, user.limit(30), |user| user.kubectl(&names).1.starts_with("nfs-"));
+        user.must(&names).split_whitespace().next().map(str::to_owned).expect("it has pods")
+    };
+    let (busybox, web) = (first("name=nfs-busybox"), first("role=web-frontend"));
+    for (pod, export) in [(busybox.as_str(), "/"), (&web, "/"), ("test-pd", "/my-nfs-volume")] {
         let events = format!("get events --field-selector=involvedObject.name={pod},reason=FailedMount");
-        user.wait_for(&events, &format!("mount failed: {export}: "), user.limit(60));
+        user.wait_for(&events, &format!("mount failed: 127.0.0.1:{export}: "), user.limit(60));
     }
-    user.must("delete pod nfs-busybox test-pd");
+    user.must(&format!("delete {USERS}"));
     user.must("delete pvc nfs");
     user.must("delete pv nfs");
 }
