@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use board::{Architecture, Board};
+use board::{Architecture, Board, FirmwareFile};
 
 use crate::Tree;
 use crate::error::{Doing, Result, wrong};
@@ -33,11 +33,13 @@ pub fn files(tree: &Tree) -> Result<Vec<Written>> {
         written(&format!("SKERRY_VERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))),
     )];
     let mut kernels = BTreeMap::new();
-    for board in boards.iter().filter(|board| is_told(board)) {
+    for board in &boards {
         let source = source(tree, &pins, board)?;
         let text = defconfig(board, &pins, &source)?;
         files.push((format!("image/buildroot/configs/{}_defconfig", underscored(board)), text));
-        files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board)));
+        // Yocto's layer has no recipe of the loader for UEFI.
+        let Some(u_boot) = board.u_boot() else { continue };
+        files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board, u_boot)?));
         let layout = plan(board, &Artifacts::default())?;
         files.push((format!("{LAYER}/files/wic/skerry-{}.wks", board.name), wks(&layout)));
         kernels.insert(board.kernel_package.as_str(), source);
@@ -47,11 +49,6 @@ pub fn files(tree: &Tree) -> Result<Vec<Written>> {
     };
     files.extend(kernels.into_iter().map(told));
     Ok(files)
-}
-
-/// Whether other build systems can build a board: 64-bit ARM with U-Boot.
-fn is_told(board: &Board) -> bool {
-    board.architecture == Architecture::Arm64 && u_boot_config(board).is_some()
 }
 
 /// Says in a file whose hand wrote it.
@@ -106,27 +103,22 @@ fn linux_version(Source { version, sha256, elsewhere }: &Source) -> String {
     ))
 }
 
-/// Yocto's description of a board.
-fn machine(board: &Board) -> String {
+/// Yocto's description of a board that U-Boot starts.
+fn machine(board: &Board, u_boot: &FirmwareFile) -> Result<String> {
     let firmware = if raspberry_firmware(board).is_empty() { "" } else { "raspi-firmware:do_deploy" };
     let name = format!("#@TYPE: Machine\n#@NAME: skerry-{}\n#@DESCRIPTION: Skerry on {}\n", board.name, board.summary);
+    let trees: Vec<String> = devicetrees(board).iter().map(|tree| format!("{tree}.dtb")).collect();
     let lines = [
         ("SKERRY_BOARD", board.name.clone()),
-        (
-            "SKERRY_LOADER",
-            board.u_boot().map(|u_boot| format!("{}/{}", u_boot.package, u_boot.file)).unwrap_or_default(),
-        ),
+        ("SKERRY_LOADER", format!("{}/{}", u_boot.package, u_boot.file)),
         ("SKERRY_FIRMWARE", firmware.to_owned()),
         ("SKERRY_KERNEL", board.kernel_package.clone()),
-        (
-            "KERNEL_DEVICETREE",
-            devicetrees(board).iter().map(|tree| format!("{tree}.dtb")).collect::<Vec<_>>().join(" "),
-        ),
-        ("UBOOT_MACHINE", format!("{}_defconfig", u_boot_config(board).unwrap_or_default())),
+        ("KERNEL_DEVICETREE", trees.join(" ")),
+        ("UBOOT_MACHINE", format!("{}_defconfig", u_boot_config(u_boot)?)),
         ("WKS_FILE", format!("skerry-{}.wks", board.name)),
     ];
     let lines: String = lines.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
-    name + &written(&format!("\nrequire conf/machine/include/skerry.inc\n\n{lines}"))
+    Ok(name + &written(&format!("\nrequire conf/machine/include/skerry.inc\n\n{lines}")))
 }
 
 /// The disk in wic's words: the parts that the assembler made, where its layout wants them.
@@ -157,9 +149,10 @@ fn underscored(board: &Board) -> String {
 }
 
 /// U-Boot's own configuration for a board names the folder that Debian keeps it in.
-fn u_boot_config(board: &Board) -> Option<&str> {
-    let file = board.u_boot()?.file.strip_prefix("usr/lib/u-boot/")?;
-    file.split_once('/').map(|(config, _)| config)
+fn u_boot_config(u_boot: &FirmwareFile) -> Result<&str> {
+    let inside = u_boot.file.strip_prefix("usr/lib/u-boot/").and_then(|file| file.split_once('/'));
+    let unknown = || wrong(format_args!("{} does not say which configuration of U-Boot it is", u_boot.file));
+    inside.map(|(config, _)| config).ok_or_else(unknown)
 }
 
 /// What Debian packaged: the version without what Debian added.
@@ -171,17 +164,19 @@ fn upstream<'a>(pins: &'a [Pin], id: &str) -> Result<&'a str> {
 /// Buildroot's configuration of a board.
 fn defconfig(board: &Board, pins: &[Pin], source: &Source) -> Result<String> {
     const HERE: &str = "$(BR2_EXTERNAL_SKERRY_PATH)";
-    let mut lines: Vec<String> = [
-        "BR2_aarch64=y",
-        "BR2_TOOLCHAIN_EXTERNAL=y",
-        "BR2_TOOLCHAIN_EXTERNAL_BOOTLIN=y",
-        "BR2_TOOLCHAIN_EXTERNAL_BOOTLIN_AARCH64_MUSL_STABLE=y",
-        "BR2_INIT_NONE=y",
-        "# BR2_PACKAGE_BUSYBOX is not set",
-    ]
-    .map(str::to_owned)
-    .into();
-    let mut add = |name: &str, value: &str| lines.push(format!("BR2_{name}={value}"));
+    let processor = match board.architecture {
+        Architecture::Arm64 => "aarch64",
+        Architecture::Amd64 => "x86_64",
+    };
+    let mut lines = vec![format!("BR2_{processor}=y")];
+    let mut add = |name: &str, value: &str| {
+        lines.push(if value == "n" { format!("# BR2_{name} is not set") } else { format!("BR2_{name}={value}") });
+    };
+    add("TOOLCHAIN_EXTERNAL", "y");
+    add("TOOLCHAIN_EXTERNAL_BOOTLIN", "y");
+    add(&format!("TOOLCHAIN_EXTERNAL_BOOTLIN_{}_MUSL_STABLE", processor.to_uppercase()), "y");
+    add("INIT_NONE", "y");
+    add("PACKAGE_BUSYBOX", "n");
     add("GLOBAL_PATCH_DIR", &format!("\"{HERE}/patches\""));
     add("DOWNLOAD_FORCE_CHECK_HASHES", "y");
     add("ROOTFS_POST_IMAGE_SCRIPT", &format!("\"{HERE}/board/skerry/post-image.sh\""));
@@ -194,7 +189,8 @@ fn defconfig(board: &Board, pins: &[Pin], source: &Source) -> Result<String> {
     add(&format!("LINUX_KERNEL_{from}"), "y");
     add(&format!("LINUX_KERNEL_{name}"), &format!("\"{value}\""));
     add("LINUX_KERNEL_USE_ARCH_DEFAULT_CONFIG", "y");
-    add("LINUX_KERNEL_CONFIG_FRAGMENT_FILES", &format!("\"{HERE}/../kernel.config {HERE}/../kernel-arm64.config\""));
+    let own = board.architecture.name();
+    add("LINUX_KERNEL_CONFIG_FRAGMENT_FILES", &format!("\"{HERE}/../kernel.config {HERE}/../kernel-{own}.config\""));
     let trees = devicetrees(board);
     if !trees.is_empty() {
         add("LINUX_KERNEL_DTS_SUPPORT", "y");
@@ -202,21 +198,27 @@ fn defconfig(board: &Board, pins: &[Pin], source: &Source) -> Result<String> {
         add("LINUX_KERNEL_DTB_KEEP_DIRNAME", "y");
     }
     add("LINUX_KERNEL_NEEDS_HOST_OPENSSL", "y");
+    if board.architecture == Architecture::Amd64 {
+        // What checks the kernel's stack frames reads object files.
+        add("LINUX_KERNEL_NEEDS_HOST_LIBELF", "y");
+    }
     for variant in raspberry_firmware(board) {
         add(variant, "y");
     }
     add("PACKAGE_SKERRY", "y");
-    lines.push("# BR2_TARGET_ROOTFS_TAR is not set".to_owned());
-    let mut add = |name: &str, value: &str| lines.push(format!("BR2_{name}={value}"));
-    let none = || wrong(format_args!("board {} has no U-Boot", board.name));
-    let (u_boot, config) = board.u_boot().zip(u_boot_config(board)).ok_or_else(none)?;
-    add("TARGET_UBOOT", "y");
-    add("TARGET_UBOOT_BUILD_SYSTEM_KCONFIG", "y");
-    add("TARGET_UBOOT_CUSTOM_VERSION", "y");
-    add("TARGET_UBOOT_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &u_boot.package)?));
-    add("TARGET_UBOOT_BOARD_DEFCONFIG", &format!("\"{config}\""));
-    add("TARGET_UBOOT_NEEDS_OPENSSL", "y");
-    add("TARGET_UBOOT_NEEDS_GNUTLS", "y");
+    if board.u_boot().is_none() {
+        add("PACKAGE_SKERRY_LOADER", "y");
+    }
+    add("TARGET_ROOTFS_TAR", "n");
+    if let Some(u_boot) = board.u_boot() {
+        add("TARGET_UBOOT", "y");
+        add("TARGET_UBOOT_BUILD_SYSTEM_KCONFIG", "y");
+        add("TARGET_UBOOT_CUSTOM_VERSION", "y");
+        add("TARGET_UBOOT_CUSTOM_VERSION_VALUE", &format!("\"{}\"", upstream(pins, &u_boot.package)?));
+        add("TARGET_UBOOT_BOARD_DEFCONFIG", &format!("\"{}\"", u_boot_config(u_boot)?));
+        add("TARGET_UBOOT_NEEDS_OPENSSL", "y");
+        add("TARGET_UBOOT_NEEDS_GNUTLS", "y");
+    }
     add("PACKAGE_HOST_GENIMAGE", "y");
     Ok(lines.iter().map(|line| line.clone() + "\n").collect())
 }
@@ -259,20 +261,50 @@ mod tests {
     }
 
     #[test]
+    fn buildroot_is_told_of_every_board_and_yocto_of_those_with_u_boot() {
+        let tree = Tree::ours();
+        let files: Vec<String> = files(&tree).unwrap().into_iter().map(|(path, _)| path).collect();
+        let names = board::names(&tree.boards());
+        assert!(names.len() >= 7, "{names:?}");
+        for name in names {
+            let machine = format!("{LAYER}/conf/machine/skerry-{name}.conf");
+            let has_u_boot = board::read(&tree.boards(), &name).unwrap().u_boot().is_some();
+            assert_eq!(files.contains(&machine), has_u_boot, "{machine}");
+            let defconfig = format!("image/buildroot/configs/skerry_{}_defconfig", name.replace('-', "_"));
+            assert!(files.contains(&defconfig), "{defconfig} is not written");
+        }
+    }
+
+    #[test]
     fn what_buildroot_downloads_has_a_checksum() {
         let tree = Tree::ours();
         let pins = packages::read(&tree).unwrap();
         let text = std::fs::read_to_string(tree.top.join("image/buildroot/patches/uboot/uboot.hash")).unwrap();
         for name in board::names(&tree.boards()) {
             let board = board::read(&tree.boards(), &name).unwrap();
-            let Some(u_boot) = board.u_boot().filter(|_| is_told(&board)) else {
-                assert_ne!(board.architecture, Architecture::Arm64, "{name} is told to nobody");
-                continue;
-            };
             source(&tree, &pins, &board).unwrap();
-            let file = format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &u_boot.package).unwrap());
-            assert!(text.contains(&file), "{name}: uboot.hash lacks{file}");
+            if let Some(u_boot) = board.u_boot() {
+                let file = format!("  u-boot-{}.tar.bz2\n", upstream(&pins, &u_boot.package).unwrap());
+                assert!(text.contains(&file), "{name}: uboot.hash lacks{file}");
+            }
         }
+    }
+
+    #[test]
+    fn a_board_is_told_its_own_loader() {
+        let tree = Tree::ours();
+        let pins = packages::read(&tree).unwrap();
+        for (name, has, lacks) in [
+            ("qemu-x86_64", ["BR2_x86_64=y", "BR2_PACKAGE_SKERRY_LOADER=y", "kernel-amd64.config"], "UBOOT"),
+            ("rpi4", ["BR2_aarch64=y", "BR2_TARGET_UBOOT=y", "kernel-arm64.config"], "SKERRY_LOADER"),
+        ] {
+            let board = board::read(&tree.boards(), name).unwrap();
+            let text = defconfig(&board, &pins, &source(&tree, &pins, &board).unwrap()).unwrap();
+            assert!(has.iter().all(|line| text.contains(line)) && !text.contains(lacks), "{text}");
+        }
+        let odd = FirmwareFile { package: "a".into(), file: "usr/lib/b.bin".into(), name: "b".into() };
+        let error = u_boot_config(&odd).unwrap_err().to_string();
+        assert_eq!(error, "usr/lib/b.bin does not say which configuration of U-Boot it is");
     }
 
     #[test]

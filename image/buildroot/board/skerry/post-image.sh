@@ -32,7 +32,9 @@ config=$(one "$BUILD_DIR"/linux-[0-9c]*/.config)
 
 rm -rf "$work"
 kernel=$from/$kernel_package
-put "$binaries/Image" "$kernel/boot/vmlinuz-$release"
+for image in Image bzImage; do
+	put "$binaries/$image" "$kernel/boot/vmlinuz-$release"
+done
 put "$config" "$kernel/boot/config-$release"
 mkdir -p "$kernel/lib/modules" "$kernel/usr/lib/linux-image-$release"
 cp -a "$TARGET_DIR/lib/modules/$release" "$kernel/lib/modules/"
@@ -48,6 +50,7 @@ mkdir -p "$from/ca-certificates/usr/share/ca-certificates"
 cp -a "$TARGET_DIR/usr/share/ca-certificates/mozilla" "$from/ca-certificates/usr/share/ca-certificates/"
 install -D -m 0755 "$TARGET_DIR/bin/skerry" "$work/programs/skerry"
 install -D -m 0755 "$TARGET_DIR/sbin/skerry-init" "$work/programs/skerry-init"
+put "$binaries/skerry-loader.efi" "$work/programs/skerry-loader.efi"
 
 "$HOST_DIR/bin/skerry-image" build --board "$board" --binaries "$work/programs" --from "$from" \
 	--from-name "Buildroot" --build-folder "$work/build" --parts "$work/parts"

@@ -48,6 +48,26 @@ define SKERRY_INSTALL_TARGET_CMDS
 	$(INSTALL) -D -m 0755 $(SKERRY_PROGRAMS)/skerry-init $(TARGET_DIR)/sbin/skerry-init
 endef
 
+# No dates in the file: the same source gives the same bytes.
+ifeq ($(BR2_PACKAGE_SKERRY_LOADER),y)
+SKERRY_DEPENDENCIES += host-rust-std-uefi
+SKERRY_INSTALL_IMAGES = YES
+
+define SKERRY_BUILD_LOADER
+	cd $(@D) && \
+	$(TARGET_MAKE_ENV) $(PKG_CARGO_ENV) \
+		CARGO_TARGET_$(call UPPERCASE,$(RUST_STD_UEFI_TARGET))_RUSTFLAGS="-C link-arg=/Brepro" \
+		cargo build --offline --release --locked \
+			--target $(RUST_STD_UEFI_TARGET) --package efi --bins
+endef
+SKERRY_POST_BUILD_HOOKS += SKERRY_BUILD_LOADER
+
+define SKERRY_INSTALL_IMAGES_CMDS
+	$(INSTALL) -D -m 0644 $(@D)/target/$(RUST_STD_UEFI_TARGET)/release/skerry-loader.efi \
+		$(BINARIES_DIR)/skerry-loader.efi
+endef
+endif
+
 # The assembler reads boards and lists of the tree that it was built in.
 define HOST_SKERRY_INSTALL_CMDS
 	$(INSTALL) -D -m 0755 $(@D)/target/release/image $(HOST_DIR)/bin/skerry-image
