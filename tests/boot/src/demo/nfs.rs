@@ -1,4 +1,4 @@
-//! The leg `nfs`: what boards keep on a real NFS server.
+//! The leg `nfs`: what boards keep on a real NFS server, by the documentation's manifests and by our own.
 //!
 //! Start at [`run`]. The server runs on this machine and is reached as the boards reach any other. Needs root.
 //!
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use workloads::User;
+use workloads::{User, nfs_is_shared};
 
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
@@ -135,7 +135,7 @@ spec:
   - {name: scratch, emptyDir: {}}
 "#;
 
-/// Sharing, a server that dies, a drain, a backup.
+/// Sharing, a server that dies, the documentation's volume, a drain, a backup.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
     let mut server = Server::start("demo-nfs");
     fs::create_dir(server.file(BACKUPS)).map_err(|error| format!("no folder for backups: {error}"))?;
@@ -146,12 +146,13 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     let volume = user.must("get pvc shared -o jsonpath={.spec.volumeName}");
     let written = server.file(&format!("demo-nfs-shared-{volume}/numbers"));
     let survived = dies_and_returns(fleet, &user, &mut server, &written)?;
+    let published = is_shared(&user, &server)?;
     let moved = moves(&user)?;
     let backed_up = backs_up(fleet, &user, &server)?;
     let all = numbers(&written)?;
     user.must("delete namespace demo-nfs --timeout=180s");
     user.must("delete storageclass demo-nfs");
-    Ok(format!("{survived}; {moved}; {backed_up}; {all} numbers in the end, each once"))
+    Ok(format!("{published}; {survived}; {moved}; {backed_up}; {all} numbers in the end, each once"))
 }
 
 /// What the reader's board sees last of what the writer's board writes.
@@ -178,6 +179,17 @@ fn dies_and_returns(fleet: &Fleet, user: &User, server: &mut Server, written: &P
     Ok(format!(
         "two boards write and read on {back:.0?} after a server that was dead for {AWAY:?} is back, nothing lost"
     ))
+}
+
+/// The documentation's volume, claim and Deployments.
+fn is_shared(user: &User, server: &Server) -> Answer<String> {
+    let nodes = nfs_is_shared(user, &server.address(), EXPORT);
+    user.must("delete pvc nfs");
+    user.must("delete pv nfs");
+    match nodes.len() {
+        2 => Ok("the documentation's two Deployments share a volume between two boards".to_owned()),
+        _ => Err(format!("the pods of nfs-busybox should be on two boards: {nodes:?}")),
+    }
 }
 
 /// A board is drained, first against the budget and then within it.
