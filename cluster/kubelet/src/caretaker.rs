@@ -11,6 +11,7 @@
 //! Not here: who takes care, and what becomes of the object (`controllers`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,16 +97,17 @@ fn task(volume: &PersistentVolume, delete: bool, local_volumes: &Path) -> Result
 /// Follows the volumes for ever.
 pub async fn run(node: Arc<Node>, volumes: Arc<Cache>) {
     let mut changed = volumes.changed();
-    let mut not_before: BTreeMap<String, Monotonic> = BTreeMap::new();
+    // By volume and claim: what the next claim leaves behind waits for nothing.
+    let mut not_before: BTreeMap<(String, String), Monotonic> = BTreeMap::new();
     loop {
         changed.borrow_and_update();
         let now = node.clock.monotonic();
         not_before.retain(|_, until| *until > now);
         for volume in volumes.list::<PersistentVolume>(None) {
-            if duty(&volume, &node.options.node_name, &node.options.local_volumes).is_some()
-                && !not_before.contains_key(volume.uid())
-            {
-                not_before.insert(volume.uid().to_owned(), now.plus(AGAIN.max(helper::CLEAR_MAX)));
+            let duty = duty(&volume, &node.options.node_name, &node.options.local_volumes);
+            let Some(Duty { claim_uid, .. }) = duty else { continue };
+            if let Entry::Vacant(free) = not_before.entry((volume.uid().to_owned(), claim_uid)) {
+                free.insert(now.plus(AGAIN.max(helper::CLEAR_MAX)));
                 node.tasks.spawn(take_care(node.clone(), volume.name().to_owned()));
             }
         }

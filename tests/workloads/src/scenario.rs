@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
@@ -153,7 +154,23 @@ fn containers(user: &User) -> BTreeMap<String, String> {
 /// Applies one of the manifests.
 #[track_caller]
 pub(crate) fn apply(user: &User, manifest: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(manifest);
+    apply_with(user, manifest, &[]);
+}
+
+/// The same with some of its words replaced; each of them must be there.
+#[track_caller]
+pub(crate) fn apply_with(user: &User, manifest: &str, words: &[(&str, &str)]) {
+    let mut file = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(manifest);
+    let folder = tempfile::tempdir().expect("a folder");
+    if !words.is_empty() {
+        let mut text = fs::read_to_string(&file).expect("a manifest of ours");
+        for (from, to) in words {
+            assert!(text.contains(from), "{manifest} has {from}");
+            text = text.replace(from, to);
+        }
+        file = folder.path().join(manifest);
+        fs::write(&file, text).expect("written");
+    }
     let (ok, text) = user.kubectl_words(&["apply", "-f", &file.display().to_string()]);
     assert!(ok, "kubectl apply -f {manifest}: {text}");
 }

@@ -633,5 +633,15 @@ mod tests {
         assert!(check("made", "DirectoryOrCreate") && check("made", "Directory") && !check("made", "File"));
         assert!(check("file", "FileOrCreate") && check("file", "File") && !check("file", "Socket"));
         assert!(!check("none", "Directory") && !check("none", "CharDevice") && check("anything", ""));
+        let _listening = std::os::unix::net::UnixListener::bind(path("socket")).expect("a socket");
+        assert!(check("socket", "Socket") && !check("socket", "File") && !check("socket", "CharDevice"));
+        // An absolute path stands for itself.
+        assert!(check("/dev/null", "CharDevice") && !check("/dev/null", "BlockDevice") && !check("/dev/null", "File"));
+        let made =
+            std::process::Command::new("mknod").args([&path("disk"), "b", "7", "0"]).status().expect("mknod runs");
+        // Only root makes devices, and anybody may run this.
+        if made.success() {
+            assert!(check("disk", "BlockDevice") && !check("disk", "CharDevice") && !check("disk", "File"));
+        }
     }
 }

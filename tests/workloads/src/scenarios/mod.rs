@@ -61,6 +61,12 @@ pub const SCENARIOS: &[Scenario] = &[
         ..ONE
     },
     Scenario {
+        name: "reclaimed",
+        shows: "Volumes by hand: recycled and bound again, for one pod only, local to a node, read by many, deleted",
+        run: storage::reclaimed,
+        ..ONE
+    },
+    Scenario {
         name: "statefulset",
         shows: "StatefulSet with claims and a headless Service: order, names, identity, data",
 

@@ -2,7 +2,7 @@
 
 use crate::User;
 use crate::nfs::USERS;
-use crate::scenario::apply;
+use crate::scenario::{apply, apply_with};
 
 /// The words of a line of a table, such as `kubectl get pv NAME`'s.
 fn row(user: &User, words: &str) -> Vec<String> {
@@ -65,6 +65,50 @@ fn over_the_limit(user: &User) {
         message.starts_with("Failed:Usage of EmptyDir volume \"cache-volume\" exceeds the limit \"1Mi\""),
         "{message}"
     );
+}
+
+pub fn reclaimed(user: &User) {
+    // Others may run the same on this machine.
+    let folder = format!("/tmp/pv-recycled-{}", std::process::id());
+    let here = ("/tmp/pv-recycled", folder.as_str());
+    apply_with(user, "recycle.yaml", &[here]);
+    user.must_become("--for=condition=Ready pod/first", 60);
+    user.must("exec first -- sh -c 'mkdir -p /data/.hidden/deep && echo mine > /data/.hidden/deep/file'");
+    a_claim_for_one_pod_is_used_by_one(user, here);
+    let node = user.must("get pod first -o jsonpath={.spec.nodeName}");
+    user.must("delete pod first second");
+    user.must("delete pvc for-one-pod");
+    user.must_become("--for=jsonpath={.status.phase}=Available pv/pv-recycled", 60);
+    apply_with(user, "local.yaml", &[here, ("example-node", &node)]);
+    user.must_become("--for=condition=Ready pod/reader", 60);
+    let pv = row(user, "get pv pv-recycled");
+    assert_eq!(pv[..6], ["pv-recycled", "1Gi", "RWOP", "Recycle", "Bound", "reclaimed/once-more"]);
+    assert_eq!(user.must("exec reader -- ls -A /data"), "", "nothing of whoever had it before");
+    let pv = row(user, "get pv example-pv");
+    assert_eq!(pv[..6], ["example-pv", "100Gi", "ROX", "Retain", "Bound", "reclaimed/read-by-many"]);
+    // Both volumes are the same folder of the node.
+    user.must("exec reader -- sh -c 'echo new > /data/file'");
+    assert_eq!(user.must("exec reader -- cat /usr/test-pod/file").trim(), "new");
+    user.refused("exec reader -- touch /usr/test-pod/x", "Read-only file system");
+    the_folder_goes_with_its_volume(user);
+}
+
+fn a_claim_for_one_pod_is_used_by_one(user: &User, here: (&str, &str)) {
+    apply_with(user, "recycle.yaml", &[here, ("name: first", "name: second")]);
+    let events = "get events --field-selector=involvedObject.name=second,reason=FailedScheduling";
+    let why = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+    user.wait_for(events, why, user.limit(30));
+    assert_eq!(user.must("get pod second -o jsonpath={.status.phase}{.spec.nodeName}"), "Pending");
+}
+
+fn the_folder_goes_with_its_volume(user: &User) {
+    user.must("patch pv pv-recycled -p {\"spec\":{\"persistentVolumeReclaimPolicy\":\"Delete\"}}");
+    user.must("delete pod reader");
+    user.must("delete pvc once-more read-by-many");
+    user.must_become("--for=delete pv/pv-recycled", 60);
+    user.must_become("--for=jsonpath={.status.phase}=Released pv/example-pv", 30);
+    user.must("delete pv example-pv");
+    user.must("delete storageclass local-storage");
 }
 
 /// No server runs there: the pods wait, others do not, and each says for which server and export.
