@@ -394,12 +394,88 @@ mod tests {
             told.contains(&"writing 100".to_owned()) && told.last() == Some(&"reading back 100".to_owned()),
             "{told:?}"
         );
-        let (written, wanted) = (fs::read(&card).unwrap(), fs::read(&image).unwrap());
-        assert_eq!(written.len(), 8 << 20, "a file for a larger card stays one");
-        for piece in pieces(&image).unwrap() {
+        assert_eq!(fs::metadata(&card).unwrap().len(), 8 << 20, "a file for a larger card stays one");
+        holds(&card, &image);
+    }
+
+    #[track_caller]
+    fn holds(card: &Path, image: &Path) {
+        let (written, wanted) = (fs::read(card).unwrap(), fs::read(image).unwrap());
+        for piece in pieces(image).unwrap() {
             let range = piece.at as usize..(piece.at + piece.bytes) as usize;
             assert!(written[range.clone()] == wanted[range], "{}", piece.name);
         }
+    }
+
+    /// A file as a disk of the kernel's; dropping it takes that away, and what is mounted of it.
+    struct Loop {
+        disk: PathBuf,
+        mounted: Vec<PathBuf>,
+    }
+
+    impl Loop {
+        fn of(file: &Path) -> Loop {
+            let said = run(tool("losetup").args(["--find", "--show", "--partscan"]).arg(file));
+            let disk = said.expect("root has a free loop device here: this machine must offer one").trim().into();
+            Loop { disk, mounted: Vec::new() }
+        }
+
+        /// Makes a file system in a partition and mounts it.
+        fn mount(&mut self, part: &str, at: &Path) -> PathBuf {
+            // Not every kernel reads partition tables by itself.
+            run(tool("partx").arg("--update").arg(&self.disk)).expect("root may tell the kernel of partitions");
+            let part = PathBuf::from(format!("{}{part}", self.disk.display()));
+            run(tool("mke2fs").arg("-q").arg(&part)).expect("the kernel has found the partition");
+            fs::create_dir(at).unwrap();
+            run(tool("mount").arg(&part).arg(at)).expect("root may mount");
+            self.mounted.push(at.to_owned());
+            part
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let unmounted = self.mounted.iter().map(|at| run(tool("umount").arg(at)));
+            let undone = unmounted.chain([run(tool("losetup").arg("--detach").arg(&self.disk))]);
+            undone.filter_map(Result::err).for_each(|error| eprintln!("{error}"));
+        }
+    }
+
+    #[test]
+    fn a_loop_device_is_a_card_and_what_is_mounted_of_it_is_safe() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("only root makes loop devices: writing to one was not tried");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let card = folder.path().join("card");
+        fs::write(&card, vec![0xaa; 4 << 20]).unwrap();
+        let device = Loop::of(&card);
+        let refused = |device: &Path| flash_to(&image, device).unwrap_err().to_string();
+        assert_eq!(refused(&device.disk), format!("{} holds 4 MiB, and the image needs 7", device.disk.display()));
+        drop(device);
+        fs::write(&card, vec![0xaa; 8 << 20]).unwrap();
+        let device = Loop::of(&card);
+        let told = flash_to(&image, &device.disk).unwrap();
+        assert_eq!(told.last().map(String::as_str), Some("reading back 100"));
+        drop(device);
+        holds(&card, &image);
+        let mut device = Loop::of(&card);
+        let at = folder.path().join("mounted");
+        let part = device.mount("p2", &at);
+        let before = fs::read(&card).unwrap();
+        let why = format!("in use: {} is mounted on {at}; `umount {at}` first", part.display(), at = at.display());
+        assert_eq!(refused(&device.disk), format!("{} is {why}", device.disk.display()));
+        assert_eq!(refused(&card), format!("{} is {why}", card.display()));
+        let disk = device.disk.display();
+        let why = format!("is a partition: nothing boots from an image in one; the whole of {disk} is meant, perhaps");
+        assert_eq!(refused(&part), format!("{} {why}", part.display()));
+        assert!(fs::read(&card).unwrap() == before, "nothing was written");
+        run(tool("umount").arg(&at)).unwrap();
+        device.mounted.clear();
+        flash_to(&image, &device.disk).unwrap();
+        drop(device);
+        holds(&card, &image);
     }
 
     #[test]
