@@ -26,12 +26,12 @@ const ROLLED_OUT: &str = "rollout status daemonset/skerry-update --timeout=100s"
 /// So that one may go on while another is dead.
 const TWO_AT_A_TIME: &str = r#"{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":2}},"template":{"metadata":{"annotations":{"skerry.dev/updates-at-a-time":"2"}}}}}"#;
 
-/// A pod that nothing replaces, and that is in the way of a restart.
+/// A pod that nothing replaces and that has data of its own: it is in the way of a restart.
 const BARE: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {name: bare}
-spec: {nodeName: board-1, containers: [{name: c, image: web}]}
+spec: {nodeName: board-1, containers: [{name: c, image: web}], volumes: [{name: data, emptyDir: {}}]}
 "#;
 
 struct Fleet {
@@ -69,9 +69,13 @@ fn a_pod_that_is_deleted_midway_disturbs_nothing() {
     let wanted = board.status().wanted.expect("it is wanted");
     fleet.replaces_pod_on(board);
     assert_eq!(board.status().wanted, Some(wanted), "the same bundle, staged as before");
+    fleet.wants_with("2", &["--evict-bare-pods"]);
+    fleet.until("its data in the way", || fleet.shows(board, "False DrainBlocked", "bare has an emptyDir volume"));
+    fleet.must("get pod bare");
     board.keeps_trials_waiting(true);
-    fleet.must("delete pod bare --grace-period=0 --force");
+    fleet.wants_with("2", &["--evict-bare-pods", "--evict-empty-dir"]);
     fleet.until("a trial", || board.status().wanted.is_some_and(|wanted| wanted.state == State::Trial));
+    fleet.refused("get pod bare", "NotFound");
     fleet.replaces_pod_on(board);
     board.keeps_trials_waiting(false);
     fleet.must(ROLLED_OUT);
@@ -187,9 +191,15 @@ impl Fleet {
 
     /// The same DaemonSet with another bundle.
     fn wants(&self, bundle: &str) {
+        self.wants_with(bundle, &[]);
+    }
+
+    /// The same with these further words.
+    fn wants_with(&self, bundle: &str, words: &[&str]) {
         let path = "/spec/template/spec/containers/0/args";
-        let words = format!(r#"["update-agent","--bundle=/bundles/{bundle}"]"#);
-        let patch = format!(r#"[{{"op":"replace","path":"{path}","value":{words}}}]"#);
+        let bundle = format!("--bundle=/bundles/{bundle}");
+        let words = [&["update-agent", &bundle], words].concat().join("\",\"");
+        let patch = format!(r#"[{{"op":"replace","path":"{path}","value":["{words}"]}}]"#);
         let (ok, said) = self.kubectl_words(&["patch", "daemonset", "skerry-update", "--type=json", "-p", &patch]);
         assert!(ok, "{said}");
     }
