@@ -56,7 +56,7 @@ fn the_cronjob_makes_a_backup_and_a_blank_board_restored_from_it_runs_every_work
     println!("restored:\n{again}");
     assert!(again.holds(), "{again}\n{}", cluster.last_lines());
     // The CronJob, its account and the rights of that came back as well.
-    a_run_succeeds(&cluster);
+    what_is_too_old_goes(&cluster, &file);
     a_damaged_file_is_told_and_no_good_one_goes_because_of_it(&cluster, &backups);
     an_older_state_takes_over_what_runs(&mut cluster, &newest(&backups), &again);
 }
@@ -84,11 +84,26 @@ fn runs(seconds: &str) -> bool {
     lines.any(|line| line.contains("sleep") && line.contains(seconds))
 }
 
-fn a_run_succeeds(cluster: &Cluster) {
+/// The manifest keeps none that is older than 30 days, but for the newest three.
+fn what_is_too_old_goes(cluster: &Cluster, file: &Path) {
+    let name = file.file_name().expect("it has a name").to_string_lossy().into_owned();
+    let [skerry, id, ..] = name.split('-').collect::<Vec<_>>()[..] else { panic!("{name} has parts") };
+    // The second of them stays, unless the run that was broken off made a file as well.
+    let [oldest, old] = [1, 2].map(|revision| format!("{skerry}-{id}-{revision:020}-20260102T030405Z.backup"));
+    for name in [&oldest, &old] {
+        std::fs::copy(file, file.with_file_name(name)).expect("copied");
+    }
+    let said = a_run_succeeds(cluster);
+    assert!(said.contains("; removed ") && said.contains(&oldest), "{said}");
+    assert!(!file.with_file_name(&oldest).exists() && file.exists(), "{said}");
+}
+
+fn a_run_succeeds(cluster: &Cluster) -> String {
     cluster.must("-n kube-system create job --from=cronjob/skerry-backup backup-now");
     cluster.must_become("--for=condition=Complete -n kube-system job/backup-now", JOB_SECONDS);
     let said = cluster.must("-n kube-system logs job/backup-now");
     assert!(said.contains("restored and compared"), "{said}");
+    said
 }
 
 /// A run in whose Job this is that says why where people look: in its log, its pod's status, and an event of the Job. Nothing of

@@ -6,8 +6,10 @@
 
 mod made;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ const PODS: usize = 20;
 /// Long enough that a million lines are more than twenty files hold.
 const PAD: usize = 230;
 const LIMIT: Duration = Duration::from_secs(600);
+/// So many lines are more than the twenty files hold, each of which is rotated at 10 MiB.
+const ROTATED_LINES: usize = 800_000;
 
 #[test]
 fn every_line_of_twenty_pods_is_stored_once() {
@@ -33,7 +37,7 @@ fn every_line_of_twenty_pods_is_stored_once() {
         let (ok, text) = cluster.kubectl_words(&words);
         assert!(ok, "{text}");
     }
-    let mut kills = 0;
+    let (mut kills, mut rotated) = (0, BTreeSet::new());
     while cluster.must("get pods -o jsonpath={.items[*].status.phase}").split(' ').any(|phase| phase != "Succeeded") {
         assert!(begun.elapsed() < LIMIT, "the pods do not end");
         drop(collector);
@@ -43,9 +47,13 @@ fn every_line_of_twenty_pods_is_stored_once() {
             cluster.wait_for_server();
         }
         kills += 1;
+        rotated.extend(rotated_pods(&cluster));
         collector = collect(&cluster);
         std::thread::sleep(Duration::from_secs(2));
     }
+    rotated.extend(rotated_pods(&cluster));
+    println!("{} logs were rotated", rotated.len());
+    assert_eq!(!rotated.is_empty(), lines * PODS > ROTATED_LINES, "{rotated:?}");
     cluster.must("delete pods --all --grace-period=1");
     let mut before = 0;
     let found = loop {
@@ -74,6 +82,17 @@ fn every_line_of_twenty_pods_is_stored_once() {
     assert_eq!(grep, format!("line 7 {pad}\n"));
     assert_eq!(cluster.skerry("logs --pod writer-3 --namespace kube-system"), "");
     a_pod_that_came_and_went_while_nobody_collected_is_there(&cluster);
+}
+
+/// The folders of pods of which a log was rotated.
+fn rotated_pods(cluster: &Cluster) -> BTreeSet<OsString> {
+    let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_rotated = |folder: &Path| {
+        let mut files = inside(folder).flat_map(|container| inside(&container.path()).collect::<Vec<_>>());
+        files.any(|file| file.file_name().to_string_lossy().contains(".log."))
+    };
+    let pods = inside(&cluster.data().join("log/pods")).filter(|pod| is_rotated(&pod.path()));
+    pods.map(|pod| pod.file_name()).collect()
 }
 
 /// The node holds its log.
