@@ -88,7 +88,7 @@ fn collecting(bench: &Bench) {
 }
 
 /// The fsyncs meanwhile, and the MiB written.
-fn does_nothing(inside: &Inside, time: Duration) -> (u64, f64) {
+pub(crate) fn does_nothing(inside: &Inside, time: Duration) -> (u64, f64) {
     inside.count_syncs();
     let (written, busy) = (inside.bytes_written(), inside.busy());
     sleep(time);

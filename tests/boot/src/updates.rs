@@ -76,8 +76,13 @@ impl Bundles {
 
     /// An image under another version, with `more` after its initramfs.
     pub fn add(&self, version: &str, image: &Image, more: &[u8]) -> Digest {
+        self.add_signed(version, image, more, &self.key)
+    }
+
+    /// The same, signed with another key.
+    pub fn add_signed(&self, version: &str, image: &Image, more: &[u8], key: &Secret) -> Digest {
         let (_, slot) = slot_image(image, more);
-        self.write(version, 1, &slot, &self.key)
+        self.write(version, 1, &slot, key)
     }
 
     /// A small file of a security epoch that nobody has any more, and one that a stranger signed.

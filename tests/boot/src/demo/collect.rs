@@ -3,12 +3,22 @@
 //! Start at [`run`].
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use image::up::kubectl;
 use workloads::User;
 
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
+use crate::figures::does_nothing;
+
+/// What the pod that looks has others write has been written by then.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// So long each board is watched.
+const WATCHED: Duration = Duration::from_secs(120);
+/// The promise for a board of an idle cluster, a minute: waits for the disk, and KiB written to it.
+const IDLE_MAX: (f64, f64) = (10.0, 100.0);
 
 /// What the page's first views ask for, and what the answers hold.
 const PAGE: [(&str, &str); 5] = [
@@ -36,9 +46,27 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         ok && said.lines().count() == usize::from(BOARDS)
     });
     page(fleet)?;
+    let (server, agent) = (idles(fleet, 1)?, idles(fleet, BOARDS)?);
     Ok(format!(
-        "kubectl top shows {BOARDS} nodes; a pod's words are there after it is gone; the page shows both to its account"
+        "kubectl top shows {BOARDS} nodes; a pod's words are there after it is gone; the page shows both to its account; \
+         idle, with all that, the server's board has {server} a minute, an agent's {agent}"
     ))
+}
+
+/// What a board of this cluster, in which nobody asks for anything, does to its disk.
+fn idles(fleet: &Fleet, number: u8) -> Answer<String> {
+    let inside = fleet.look_into(number);
+    sleep(SETTLES_WITHIN);
+    let (syncs, written) = does_nothing(&inside, WATCHED);
+    inside.leave();
+    let minutes = WATCHED.as_secs_f64() / 60.0;
+    let (syncs, kib) = (syncs as f64 / minutes, written * 1024.0 / minutes);
+    let told = format!("{syncs:.1} fsyncs and {kib:.0} KiB written");
+    let (syncs_max, kib_max) = IDLE_MAX;
+    if syncs <= syncs_max && kib <= kib_max {
+        return Ok(told);
+    }
+    Err(format!("{} has {told} a minute, and {syncs_max} and {kib_max} KiB are promised", fleet.node(number)))
 }
 
 /// The web page on the server's board, to somebody who has nothing but the token of its account.

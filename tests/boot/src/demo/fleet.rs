@@ -26,6 +26,7 @@ use image::up::{Place, boot_number, free_port, handed_out, kubectl, ready_node, 
 use workloads::User;
 
 use crate::asked::SLOWNESS;
+use crate::inside::Inside;
 use crate::updates::{Bundles, tree_and_key};
 use crate::{board_and_binaries, turn};
 
@@ -191,6 +192,11 @@ impl Fleet {
         let file = self.kubeconfig.with_extension("yaml");
         fs::write(&file, yaml).map_err(|error| format!("failed to write {}: {error}", file.display()))?;
         self.kubectl(&["apply", "-f", &file.display().to_string()])
+    }
+
+    /// Puts a pod onto a board that sees all its processes.
+    pub fn look_into(&self, number: u8) -> Inside {
+        Inside::enter_on(&self.user(), &self.node(number), self.kubeconfig.with_extension("inside.yaml"))
     }
 
     /// Runs a script on a board, by the pod there of a namespace's DaemonSet whose label `app` is this.

@@ -5,9 +5,11 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use settings::Settings;
+
 use super::fleet::BOARDS;
+use super::neighbours::{AT, Neighbours, now};
 use super::{Answer, Fleet};
-use crate::inside::Inside;
 
 const ROLLED_OUT_WITHIN: &str = "--timeout=180s";
 /// Routes and rules follow what the API says; emulated, not at once.
@@ -16,8 +18,16 @@ const NODE_PORT: u16 = 30077;
 /// The promise for an agent's board, in MiB: what agent, keeper and PID 1 hold together.
 const AGENT_MIB_MAX: f64 = 20.0;
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
-/// The server's clock is set back by so many seconds, as if the board had been off.
+/// A clock is set back by so many seconds, as if the board had been off.
 const BEHIND: i64 = 600;
+
+/// A server of the time is ahead of this machine by so many seconds, and a board is so near to it in the end.
+const AHEAD: u64 = 60;
+const NEAR: u64 = 10;
+/// A registry that nobody but its mirror answers for, and an image of it.
+const REGISTRY: &str = "registry.example";
+const IMAGE: &str = "registry.example/demo/none:1";
+const ASKED_FOR: &str = "/v2/demo/none/manifests/1";
 
 /// What these pods are in.
 pub(super) const NAMESPACE: &str = "demo-join";
@@ -65,11 +75,45 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     if held > AGENT_MIB_MAX {
         return Err(format!("an idle agent holds {held:.1} MiB"));
     }
-    let took = server_follows_agents(fleet)?;
+    let server = is_right_again(fleet, 1, || Ok(()))?;
+    fleet.lend_hands()?;
+    // An agent asks when it starts, and then seldom.
+    let agent = is_right_again(fleet, BOARDS, || fleet.kill(BOARDS, "agent"))?;
+    fleet.take_hands()?;
+    settings_count(fleet)?;
     Ok(format!(
         "{BOARDS} nodes Ready, a pod on each; {asked} ways by NodePort and {BOARDS} by the Service's name answer; an idle \
-         agent holds {held:.1} MiB; a server {BEHIND} s behind has its agents' time {took:.0?} later"
+         agent holds {held:.1} MiB; {BEHIND} s behind, a server has its agents' time {server:.0?} later, an agent its server's \
+         {agent:.0?} later; a board takes NTP and a mirror from its settings"
     ))
+}
+
+/// Somebody writes into the settings of a board whom it is to ask for the time and for images.
+fn settings_count(fleet: &Fleet) -> Answer<()> {
+    let neighbours = Neighbours::settle(AHEAD)?;
+    let usual = fleet.settings(BOARDS);
+    let said = Settings {
+        ntp: vec![AT.to_owned()],
+        mirrors: [(REGISTRY.to_owned(), vec![neighbours.mirror()])].into(),
+        ..usual.clone()
+    };
+    restarts_with(fleet, &said)?;
+    let inside = fleet.look_into(BOARDS);
+    let is_told = |_: &Fleet| u64::try_from(inside.clock()).is_ok_and(|time| time.abs_diff(now() + AHEAD) <= NEAR);
+    fleet.waits_for("a board's clock to be as NTP says", REACHED_WITHIN, is_told)?;
+    inside.leave();
+    let on_it = format!(r#"--overrides={{"apiVersion":"v1","spec":{{"nodeName":"{}"}}}}"#, fleet.node(BOARDS));
+    fleet.kubectl(&["run", "mirrored", "--image", IMAGE, "--restart=Never", &on_it])?;
+    let is_asked = |_: &Fleet| neighbours.was_asked(ASKED_FOR);
+    fleet.waits_for("the mirror to be asked for the image", REACHED_WITHIN, is_asked)?;
+    fleet.kubectl(&["delete", "pod", "mirrored"])?;
+    restarts_with(fleet, &usual)
+}
+
+fn restarts_with(fleet: &Fleet, said: &Settings) -> Answer<()> {
+    fleet.shut_down(BOARDS)?;
+    fleet.write_settings(BOARDS, &settings::file(said))?;
+    fleet.is_ready().map(drop)
 }
 
 /// Asks from each board by every board's node port, and by name; by how many ports.
@@ -85,11 +129,14 @@ pub(super) fn all_ways_answer(fleet: &Fleet) -> Answer<usize> {
     Ok(asked)
 }
 
-/// Nobody tells these boards the time: a server that was off learns it from agents that went on.
-fn server_follows_agents(fleet: &Fleet) -> Answer<Duration> {
-    let inside = Inside::enter_on(&fleet.user(), &fleet.node(1), fleet.kubeconfig().with_extension("inside.yaml"));
+/// Nobody tells these boards the time: a server that was off learns it from agents that went on, an agent from its server.
+/// Sets a board's clock back, does what is `then` to be done, and waits.
+fn is_right_again(fleet: &Fleet, number: u8, then: impl FnOnce() -> Answer<()>) -> Answer<Duration> {
+    let inside = fleet.look_into(number);
     let before = inside.set_clock_back(BEHIND);
-    let took = fleet.waits_for("the server's clock to be right", REACHED_WITHIN, |_| inside.clock() >= before);
+    then()?;
+    let what = format!("the clock of {} to be right", fleet.node(number));
+    let took = fleet.waits_for(&what, REACHED_WITHIN, |_| inside.clock() >= before);
     inside.leave();
     took
 }
@@ -97,7 +144,7 @@ fn server_follows_agents(fleet: &Fleet) -> Answer<Duration> {
 /// The proportional set size of our processes on an agent's board, in MiB.
 fn agent_memory(fleet: &Fleet) -> f64 {
     sleep(SETTLES_WITHIN);
-    let inside = Inside::enter_on(&fleet.user(), &fleet.node(BOARDS), fleet.kubeconfig().with_extension("inside.yaml"));
+    let inside = fleet.look_into(BOARDS);
     let memory = inside.memory();
     eprint!("{}", memory.against(AGENT_MIB_MAX as u32));
     inside.leave();

@@ -16,6 +16,7 @@ mod fleet;
 mod join;
 mod logs;
 mod loss;
+mod neighbours;
 mod nfs;
 mod power;
 mod refusals;
@@ -115,7 +116,10 @@ fn outcome(fleet: &mut Fleet, leg: &'static Leg) -> Outcome {
     eprintln!("{}: {}", leg.name, leg.shows);
     let whole = catch_unwind(AssertUnwindSafe(|| fleet.is_ready().and_then(|_| (leg.run)(fleet))));
     let answer = whole.unwrap_or_else(|panic| Err(told(panic.as_ref())));
-    Outcome { leg, answer, took: began.elapsed() }
+    let outcome = Outcome { leg, answer, took: began.elapsed() };
+    // At once too: others may take an hour.
+    eprint!("{}", table(std::slice::from_ref(&outcome)));
+    outcome
 }
 
 /// What a panic said.

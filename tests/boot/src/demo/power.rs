@@ -1,7 +1,8 @@
 //! The leg `power`: boards lose power at random while things are written.
 //!
-//! Start at [`run`]. Somebody writes objects through the API, and a pod on each board writes numbers to its disk; what was
-//! acknowledged must be there in the end. `SKERRY_POWER_MINUTES` says for how long, `SKERRY_SEED` which chance it is.
+//! Start at [`run`]. Some write objects through the API, and a pod on each board writes numbers to its disk; what was
+//! acknowledged must be there in the end. One board loses power at a time, and now and then another, or the same, while the
+//! first comes back. `SKERRY_POWER_MINUTES` says for how long, `SKERRY_SEED` which chance it is.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -21,6 +22,18 @@ const MINUTES: u64 = 5;
 const RUNS: (u64, u64) = (3_000, 12_000);
 /// So many milliseconds without power at most.
 const OFF: u64 = 4_000;
+/// One cut in so many is followed by another before all boards are Ready again,
+const HASTY: u64 = 3;
+/// at most so many milliseconds after power is back.
+const COMES_BACK: u64 = 12_000;
+/// So many write through the API,
+const WRITERS: usize = 3;
+/// so many objects a call, one after the other.
+const OBJECTS: usize = 10;
+const CREATED: &str = " created";
+
+/// Each pod, one a line: its name, its phase, whether it is Ready.
+const PODS: &str = r#"get pods -A -o 'jsonpath={range .items[*]}{.metadata.name} {.status.phase} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}'"#;
 
 /// On every board: numbers, one a line, each kept on the disk before the next.
 const NUMBERS: &str = r#"
@@ -57,10 +70,12 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     user.rolled_out("daemonset/numbers", 60);
     let stop = AtomicBool::new(false);
     let (acknowledged, cuts) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write_until(&user, &stop));
-        let cuts = catch_unwind(AssertUnwindSafe(|| cut_until(fleet, &user, &mut Rng::new(seed), until)));
+        let (user, stop) = (&user, &stop);
+        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write_until(user, writer, stop))).collect();
+        let cuts = catch_unwind(AssertUnwindSafe(|| cut_until(fleet, user, &mut Rng::new(seed), until)));
         stop.store(true, Ordering::Relaxed);
-        (writer.join().expect("the writer ends"), cuts)
+        let acknowledged = writers.into_iter().flat_map(|writer| writer.join().expect("the writer ends"));
+        (acknowledged.collect::<Vec<String>>(), cuts)
     });
     let cuts = cuts.unwrap_or_else(|panic| resume_unwind(panic))?;
     let there = user.must("get configmaps -l demo=power -o name");
@@ -70,29 +85,36 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         return Err(format!("acknowledged and lost, with seed {seed}: {lost:?}"));
     }
     user.rolled_out("daemonset/numbers", 120);
-    user.must("delete configmaps -l demo=power --wait=false");
+    user.wait("every pod to run", user.limit(60), |user| {
+        let (ok, pods) = user.kubectl(PODS);
+        ok && pods.lines().all(|pod| pod.ends_with(" Running True") || pod.contains(" Succeeded "))
+    });
+    user.must("delete --raw /api/v1/namespaces/default/configmaps?labelSelector=demo%3Dpower");
     user.must("delete daemonset numbers");
     Ok(format!("seed {seed}, {cuts} cuts, {} acknowledged writes, none lost, every pod runs", acknowledged.len()))
 }
 
-/// Writes one object after another; the names of those that were acknowledged.
-fn write_until(user: &User, stop: &AtomicBool) -> Vec<String> {
+/// Writes objects of this writer's; the names of those that were acknowledged.
+fn write_until(user: &User, writer: usize, stop: &AtomicBool) -> Vec<String> {
+    let path = std::env::temp_dir().join(format!("skerry-demo-power-{writer}.json"));
     let mut acknowledged = Vec::new();
-    for number in 0.. {
+    for call in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let object = format!(
-            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"power-{number}","labels":{{"demo":"power"}}}}}}"#
-        );
-        let path = std::env::temp_dir().join("skerry-demo-power.json");
-        std::fs::write(&path, object).expect("a manifest can be written");
-        let (ok, _) = user.kubectl(&format!("create --request-timeout=5s -f {}", path.display()));
-        if ok {
-            acknowledged.push(format!("configmap/power-{number}"));
-        }
+        let objects: Vec<String> = (0..OBJECTS).map(|object| config_map(writer, call * OBJECTS + object)).collect();
+        let list = format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, objects.join(","));
+        std::fs::write(&path, list).expect("a manifest can be written");
+        // What was created is told also where the rest was not.
+        let (_, said) = user.kubectl(&format!("create --request-timeout=5s -f {}", path.display()));
+        acknowledged.extend(said.lines().filter_map(|line| line.strip_suffix(CREATED)).map(str::to_owned));
     }
     acknowledged
+}
+
+fn config_map(writer: usize, number: usize) -> String {
+    let about = format!(r#"{{"name":"power-{writer}-{number}","labels":{{"demo":"power"}}}}"#);
+    format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{about}}}"#)
 }
 
 /// Cuts and restores the power of one board after another; how often.
@@ -100,21 +122,37 @@ fn cut_until(fleet: &Fleet, user: &User, chance: &mut Rng, until: Instant) -> An
     let mut cuts = 0;
     while Instant::now() < until {
         sleep(Duration::from_millis(RUNS.0 + chance.below(RUNS.1)));
-        let board = u8::try_from(1 + chance.below(u64::from(BOARDS))).expect("small");
-        let node = fleet.node(board);
-        // The last one may not be kept yet.
-        let kept = last_number(user, &node)?.saturating_sub(1);
-        println!("power cut on {node}, which has kept {kept} numbers");
-        fleet.cut_power(board)?;
-        cuts += 1;
-        sleep(Duration::from_millis(chance.below(OFF)));
+        let kept = last_numbers(fleet, user)?;
+        println!("the boards have kept {kept:?} numbers");
+        let mut board = cut_one(fleet, chance, &mut cuts)?;
+        while chance.below(HASTY) == 0 {
+            fleet.boot(board)?;
+            sleep(Duration::from_millis(chance.below(COMES_BACK)));
+            board = cut_one(fleet, chance, &mut cuts)?;
+        }
         fleet.is_ready()?;
-        let now = last_number(user, &node)?;
-        if now < kept {
-            return Err(format!("{node} had kept {kept} numbers, and {now} are left"));
+        let now = last_numbers(fleet, user)?;
+        // The last one may not have been kept yet.
+        if kept.iter().zip(&now).any(|(kept, now)| now + 1 < *kept) {
+            return Err(format!("the boards had kept {kept:?} numbers, and {now:?} are left"));
         }
     }
     Ok(cuts)
+}
+
+/// Takes the power from one board for a moment, whatever it does; which one.
+fn cut_one(fleet: &Fleet, chance: &mut Rng, cuts: &mut usize) -> Answer<u8> {
+    let board = u8::try_from(1 + chance.below(u64::from(BOARDS))).expect("small");
+    println!("power cut on {}", fleet.node(board));
+    fleet.cut_power(board)?;
+    *cuts += 1;
+    sleep(Duration::from_millis(chance.below(OFF)));
+    Ok(board)
+}
+
+/// The last number that each board has kept.
+fn last_numbers(fleet: &Fleet, user: &User) -> Answer<Vec<u64>> {
+    (1..=BOARDS).map(|board| last_number(user, &fleet.node(board))).collect()
 }
 
 /// The last number a board has kept; they follow one another without a hole.

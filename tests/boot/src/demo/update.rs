@@ -123,7 +123,7 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     ))
 }
 
-/// The bundle of what the boards were flashed with, a good one and three bad ones, on every board.
+/// The bundle of what the boards were flashed with, a good one and each kind of bad one, on every board.
 fn put_bundles(fleet: &Fleet) -> Answer<()> {
     let (tree, key) = tree_and_key();
     let bundles = Bundles::of(fleet.board(), key, CONFIRM_WITHIN_S);
@@ -138,21 +138,54 @@ fn put_bundles(fleet: &Fleet) -> Answer<()> {
     // Where the API server and the kubelet should be is a program that knows neither, and ends.
     let mute = fleet.image_of("mute", |binaries| binaries.skerry = binaries.init.clone())?;
     bundles.add("mute", &mute, &[]);
+    // The initramfs is as ever and starts what it finds in the root, which never does a thing.
+    let program = fleet.kubeconfig().with_file_name("hangs");
+    let failed = |error| format!("failed to make {}: {error}", program.display());
+    std::fs::write(&program, sleeper()).map_err(failed)?;
+    let mut init = Vec::new();
+    let hangs = fleet.image_of("hangs", |binaries| {
+        init = std::fs::read(&binaries.init).expect("PID 1 is built");
+        binaries.init = program.clone();
+    })?;
+    bundles.add("hangs", &hangs, &archive_of("init", &init));
     fleet.put(&bundles)
 }
 
+/// The smallest program for Linux on arm64 that waits for ever: an ELF file of one segment, with `ppoll` of nothing in a loop.
+fn sleeper() -> Vec<u8> {
+    const AT: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    // Zero into x0 to x3, 73 (ppoll) into x8, the call, and back.
+    let code: [u32; 7] = [0xd280_0000, 0xd280_0001, 0xd280_0002, 0xd280_0003, 0xd280_0928, 0xd400_0001, 0x17ff_fffa];
+    let bytes = HEADERS + 4 * code.len() as u64;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // An executable file for arm64; entry, program headers at 64, no sections; sizes and counts of headers.
+    file.extend([2_u16, 183].map(u16::to_le_bytes).concat());
+    file.extend(1_u32.to_le_bytes());
+    file.extend([AT + HEADERS, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend(0_u32.to_le_bytes());
+    file.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
+    // All of the file is loaded, to be read and run.
+    file.extend([1_u32, 5].map(u32::to_le_bytes).concat());
+    file.extend([0, AT, AT, bytes, bytes, 0x1000].map(u64::to_le_bytes).concat());
+    file.extend(code.map(u32::to_le_bytes).concat());
+    file
+}
+
 fn rollouts(fleet: &Fleet, user: &User) -> Answer<String> {
-    let took = everywhere(fleet, user, "version good runs", || roll_out(fleet, "good"))?;
+    let took = everywhere(fleet, user, "version good (", || roll_out(fleet, "good"))?;
     let back = everywhere(fleet, user, "version 0.", || undo(user))?;
     let mut seen =
         vec![format!("a good bundle is on {BOARDS} boards after {took:.0?}, and undone after {back:.0?} more")];
-    for (bundle, reason) in [("panics", "KernelPanic"), ("crashes", "InitCrash"), ("mute", "APINeverReady")] {
+    for (bundle, reason) in
+        [("panics", "KernelPanic"), ("crashes", "InitCrash"), ("mute", "APINeverReady"), ("hangs", "Watchdog")]
+    {
         seen.push(one_is_left(fleet, user, bundle, reason)?);
     }
     Ok(seen.join("; "))
 }
 
-/// Has a rollout begin, and waits until it is through and every Node says so.
+/// Has a rollout begin, and waits until it is through and every Node says so: what it says begins with `told`, and its digest follows.
 fn everywhere(fleet: &Fleet, user: &User, told: &str, begin: impl FnOnce() -> Answer<()>) -> Answer<Duration> {
     let began = Instant::now();
     begin()?;
@@ -163,7 +196,7 @@ fn everywhere(fleet: &Fleet, user: &User, told: &str, begin: impl FnOnce() -> An
             && is_rolled_out(user, "--timeout=30s")
     };
     waits(fleet, user, &format!("{told:?} on every Node"), BOARD_WITHIN * u32::from(BOARDS), is_through)?;
-    println!("{told} everywhere after {:.0?}", began.elapsed());
+    println!("{told}…) everywhere after {:.0?}", began.elapsed());
     Ok(began.elapsed())
 }
 
