@@ -6,7 +6,7 @@
 //! Invariants:
 //! * only what the server itself, asked again, still says is released is touched, and only for the claim it was released by;
 //! * of this node's own folder of volumes only the volume's own directory is removed;
-//! * what takes long or fails holds up nothing else and is tried again every [`AGAIN`].
+//! * what takes long or fails holds up nothing else and is tried again once it has had all its time ([`helper::CLEAR_MAX`]).
 //!
 //! Not here: who takes care, and what becomes of the object (`controllers`).
 
@@ -25,7 +25,7 @@ use serde_json::json;
 use crate::volumes::helper::{self, Export, Request};
 use crate::worker::Node;
 
-/// The pause before what failed is tried again.
+/// What is to be done is looked for so often, where nothing says that it has changed.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// What is to be done about a volume.
