@@ -37,9 +37,7 @@ pub fn files(tree: &Tree) -> Result<Vec<Written>> {
         let source = source(tree, &pins, board)?;
         let text = defconfig(board, &pins, &source)?;
         files.push((format!("image/buildroot/configs/{}_defconfig", underscored(board)), text));
-        // Yocto's layer has no recipe of the loader for UEFI.
-        let Some(u_boot) = board.u_boot() else { continue };
-        files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board, u_boot)?));
+        files.push((format!("{LAYER}/conf/machine/skerry-{}.conf", board.name), machine(board)?));
         let layout = plan(board, &Artifacts::default())?;
         files.push((format!("{LAYER}/files/wic/skerry-{}.wks", board.name), wks(&layout)));
         kernels.insert(board.kernel_package.as_str(), source);
@@ -103,22 +101,29 @@ fn linux_version(Source { version, sha256, elsewhere }: &Source) -> String {
     ))
 }
 
-/// Yocto's description of a board that U-Boot starts.
-fn machine(board: &Board, u_boot: &FirmwareFile) -> Result<String> {
+/// Yocto's description of a board.
+fn machine(board: &Board) -> Result<String> {
     let firmware = if raspberry_firmware(board).is_empty() { "" } else { "raspi-firmware:do_deploy" };
     let name = format!("#@TYPE: Machine\n#@NAME: skerry-{}\n#@DESCRIPTION: Skerry on {}\n", board.name, board.summary);
     let trees: Vec<String> = devicetrees(board).iter().map(|tree| format!("{tree}.dtb")).collect();
-    let lines = [
+    let mut lines = vec![
         ("SKERRY_BOARD", board.name.clone()),
-        ("SKERRY_LOADER", format!("{}/{}", u_boot.package, u_boot.file)),
         ("SKERRY_FIRMWARE", firmware.to_owned()),
         ("SKERRY_KERNEL", board.kernel_package.clone()),
         ("KERNEL_DEVICETREE", trees.join(" ")),
-        ("UBOOT_MACHINE", format!("{}_defconfig", u_boot_config(u_boot)?)),
-        ("WKS_FILE", format!("skerry-{}.wks", board.name)),
     ];
+    lines.extend(match board.u_boot() {
+        Some(u_boot) => vec![
+            ("SKERRY_LOADER", "u-boot".to_owned()),
+            ("SKERRY_U_BOOT", format!("{}/{}", u_boot.package, u_boot.file)),
+            ("UBOOT_MACHINE", format!("{}_defconfig", u_boot_config(u_boot)?)),
+        ],
+        None => vec![("SKERRY_LOADER", "skerry-loader".to_owned())],
+    });
+    lines.push(("WKS_FILE", format!("skerry-{}.wks", board.name)));
     let lines: String = lines.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
-    Ok(name + &written(&format!("\nrequire conf/machine/include/skerry.inc\n\n{lines}")))
+    let family = board.architecture.name();
+    Ok(name + &written(&format!("\nrequire conf/machine/include/skerry-{family}.inc\n\n{lines}")))
 }
 
 /// The disk in wic's words: the parts that the assembler made, where its layout wants them.
@@ -261,17 +266,19 @@ mod tests {
     }
 
     #[test]
-    fn buildroot_is_told_of_every_board_and_yocto_of_those_with_u_boot() {
+    fn every_board_is_told() {
         let tree = Tree::ours();
         let files: Vec<String> = files(&tree).unwrap().into_iter().map(|(path, _)| path).collect();
         let names = board::names(&tree.boards());
         assert!(names.len() >= 7, "{names:?}");
         for name in names {
-            let machine = format!("{LAYER}/conf/machine/skerry-{name}.conf");
-            let has_u_boot = board::read(&tree.boards(), &name).unwrap().u_boot().is_some();
-            assert_eq!(files.contains(&machine), has_u_boot, "{machine}");
-            let defconfig = format!("image/buildroot/configs/skerry_{}_defconfig", name.replace('-', "_"));
-            assert!(files.contains(&defconfig), "{defconfig} is not written");
+            for path in [
+                format!("image/buildroot/configs/skerry_{}_defconfig", name.replace('-', "_")),
+                format!("{LAYER}/conf/machine/skerry-{name}.conf"),
+                format!("{LAYER}/files/wic/skerry-{name}.wks"),
+            ] {
+                assert!(files.contains(&path), "{path} is not written");
+            }
         }
     }
 

@@ -17,7 +17,7 @@ do_install[noexec] = "1"
 
 FROM = "${WORKDIR}/from"
 
-do_compile[depends] += "virtual/kernel:do_deploy virtual/kernel:do_shared_workdir u-boot:do_deploy ${SKERRY_FIRMWARE}"
+do_compile[depends] += "virtual/kernel:do_deploy virtual/kernel:do_shared_workdir ${SKERRY_LOADER}:do_deploy ${SKERRY_FIRMWARE}"
 do_compile[cleandirs] = "${FROM} ${WORKDIR}/programs ${WORKDIR}/parts ${WORKDIR}/assembled"
 do_compile() {
 	release=$(cat ${STAGING_KERNEL_BUILDDIR}/kernel-abiversion)
@@ -29,7 +29,11 @@ do_compile() {
 	for tree in ${KERNEL_DEVICETREE}; do
 		install -D -m 0644 ${DEPLOY_DIR_IMAGE}/$(basename $tree) $kernel/usr/lib/linux-image-$release/$tree
 	done
-	install -D -m 0644 ${DEPLOY_DIR_IMAGE}/u-boot.bin ${FROM}/${SKERRY_LOADER}
+	if [ -n "${SKERRY_U_BOOT}" ]; then
+		install -D -m 0644 ${DEPLOY_DIR_IMAGE}/u-boot.bin ${FROM}/${SKERRY_U_BOOT}
+	else
+		install -D -m 0644 ${DEPLOY_DIR_IMAGE}/skerry-loader.efi ${WORKDIR}/programs/skerry-loader.efi
+	fi
 	if [ -d ${DEPLOY_DIR_IMAGE}/raspi-firmware ]; then
 		install -d ${FROM}/raspi-firmware/usr/lib
 		cp -r ${DEPLOY_DIR_IMAGE}/raspi-firmware ${FROM}/raspi-firmware/usr/lib/

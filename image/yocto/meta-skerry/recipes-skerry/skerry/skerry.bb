@@ -2,7 +2,7 @@ SUMMARY = "A whole Kubernetes in one program, and its PID 1"
 
 require skerry.inc
 
-COMPATIBLE_HOST = "aarch64.*-linux.*"
+COMPATIBLE_HOST = "(aarch64|x86_64).*-linux.*"
 # PID 1 runs in the initramfs, where there is no C library to load.
 RUSTFLAGS:append = " -C target-feature=+crt-static"
 CARGO_BUILD_FLAGS:append = " --package init --package skerry --bins"
