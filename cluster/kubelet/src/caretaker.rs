@@ -107,7 +107,7 @@ pub async fn run(node: Arc<Node>, volumes: Arc<Cache>) {
             let duty = duty(&volume, &node.options.node_name, &node.options.local_volumes);
             let Some(Duty { claim_uid, .. }) = duty else { continue };
             if let Entry::Vacant(free) = not_before.entry((volume.uid().to_owned(), claim_uid)) {
-                free.insert(now.plus(AGAIN.max(helper::CLEAR_MAX)));
+                free.insert(now.plus(helper::CLEAR_MAX));
                 node.tasks.spawn(take_care(node.clone(), volume.name().to_owned()));
             }
         }

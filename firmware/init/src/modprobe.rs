@@ -3,7 +3,6 @@
 //! Start at [`main`]. So a module costs memory and time only once something uses it: an nftables expression, a file
 //! system, a kind of link.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -47,17 +46,18 @@ pub fn load_all(names: &[&str]) -> Result<usize, Error> {
 }
 
 fn load_each(index: &Index, names: &[&str], load: impl Fn(&str) -> Result<(), Error>) -> Result<usize, Error> {
-    let (mut files, mut failures) = (BTreeSet::new(), Vec::new());
-    for name in names {
-        match index.resolve(name) {
+    let (mut count, mut failures) = (0, Vec::new());
+    for (_, found) in index.resolve_each(names.iter().copied()) {
+        match found {
             Err(unknown) => failures.push(unknown.to_string()),
-            Ok(order) => {
-                let new = order.into_iter().filter(|file| files.insert(file.clone()));
-                failures.extend(new.filter_map(|file| load(&file).err()).map(|error| chain(&error).to_string()));
+            Ok(files) => {
+                count += files.len();
+                failures
+                    .extend(files.iter().filter_map(|file| load(file).err()).map(|error| chain(&error).to_string()));
             }
         }
     }
-    if failures.is_empty() { Ok(files.len()) } else { Err(Error::Wrong(failures.join("; "))) }
+    if failures.is_empty() { Ok(count) } else { Err(Error::Wrong(failures.join("; "))) }
 }
 
 fn folder() -> Result<PathBuf, Error> {

@@ -1,6 +1,6 @@
 //! Kernel modules: which ones a name needs, in which order, and how they get into the kernel.
 //!
-//! Start at [`Index::resolve`]; [`load`] acts on what it says. The index is what `depmod` writes: `modules.dep`,
+//! Start at [`Index::resolve_each`]; [`load`] acts on what it says. The index is what `depmod` writes: `modules.dep`,
 //! `modules.softdep`, `modules.alias`, `modules.builtin`.
 //!
 //! Invariants:
@@ -76,20 +76,21 @@ impl Index {
         index
     }
 
-    /// The files to load for `name` (a module or an alias of some), in order, relative to the index's folder.
-    pub fn resolve(&self, name: &str) -> Result<Vec<String>, Unknown> {
+    /// Each of the names (of a module, or an alias of some), and the files to load for it that none before it needed, in order,
+    /// relative to the index's folder. One that is unknown leaves the others as if it had not been asked for.
+    pub fn resolve_each<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> impl Iterator<Item = (&'n str, Result<Vec<String>, Unknown>)> {
         let mut order = Vec::new();
-        self.visit(name, &mut order, 0)?;
-        Ok(order)
-    }
-
-    /// The files to load for all the names, in order, each once.
-    pub fn resolve_all<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, Unknown> {
-        let mut order = Vec::new();
-        for name in names {
-            self.visit(name, &mut order, 0)?;
-        }
-        Ok(order)
+        names.into_iter().map(move |name| {
+            let before = order.len();
+            let visited = self.visit(name, &mut order, 0);
+            if visited.is_err() {
+                order.truncate(before);
+            }
+            (name, visited.map(|()| order[before..].to_vec()))
+        })
     }
 
     fn visit(&self, name: &str, order: &mut Vec<String>, depth: usize) -> Result<(), Unknown> {
@@ -190,11 +191,18 @@ kernel/net/nft_chain_nat.ko: kernel/net/nf_tables.ko kernel/net/nfnetlink.ko ker
     const ALIAS: &str =
         "alias crc32c crc32c_generic\nalias nft-chain-2-nat nft_chain_nat\nalias pci:v00001AF4d* virtio\n";
 
-    fn check(name: &str, expected: &str) {
+    /// What is loaded for each of the names.
+    fn resolved(names: &[&str]) -> Vec<Result<String, String>> {
         let index = Index::parse(DEP, SOFT, ALIAS, "kernel/drivers/virtio/virtio_pci.ko\n");
-        let order = index.resolve(name).unwrap();
-        let names: Vec<String> = order.iter().map(|path| plain(path)).collect();
-        assert_eq!(names.join(" "), expected);
+        let each = index.resolve_each(names.iter().copied()).map(|(_, files)| {
+            let files = files.map_err(|unknown| unknown.to_string())?;
+            Ok(files.iter().map(|path| plain(path)).collect::<Vec<_>>().join(" "))
+        });
+        each.collect()
+    }
+
+    fn check(name: &str, expected: &str) {
+        assert_eq!(resolved(&[name]), [Ok(expected.to_owned())]);
     }
 
     #[test]
@@ -222,8 +230,17 @@ kernel/net/nft_chain_nat.ko: kernel/net/nf_tables.ko kernel/net/nfnetlink.ko ker
 
     #[test]
     fn an_unknown_name_is_named() {
-        let index = Index::parse(DEP, SOFT, ALIAS, "");
-        assert_eq!(index.resolve("nonsense").unwrap_err().to_string(), "no kernel module answers to nonsense");
+        assert_eq!(resolved(&["nonsense"]), [Err("no kernel module answers to nonsense".to_owned())]);
+    }
+
+    #[test]
+    fn each_file_is_told_once_and_none_for_what_is_unknown() {
+        let ours = Index::parse("a.ko: absent.ko b.ko\nb.ko:\nc.ko: b.ko\n", "", "", "");
+        let found: Vec<_> =
+            ours.resolve_each(["c", "b", "a"]).map(|(_, files)| files.map_or(0, |files| files.len())).collect();
+        assert_eq!(found, [2, 0, 0]);
+        let found: Vec<_> = ours.resolve_each(["a", "c"]).map(|(name, files)| (name, files.ok())).collect();
+        assert_eq!(found, [("a", None), ("c", Some(vec!["b.ko".to_owned(), "c.ko".to_owned()]))]);
     }
 
     #[test]

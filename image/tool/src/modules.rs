@@ -36,13 +36,12 @@ pub fn select(tree: &Tree, board: &Board, kernel: &(Pin, PathBuf)) -> Result<Mod
         run(tool("depmod").arg("-b").arg(&kernel.1).arg(&release))?;
     }
     let index = Index::read(&source).doing(format_args!("read the index of {}", source.display()))?;
-    let resolve = |names: &[String]| {
-        index.resolve_all(names.iter().map(String::as_str)).map_err(|source| {
-            // What is unknown may be something that the board's module needs.
-            let named = names.iter().find(|name| index.resolve(name).is_err());
-            let at = tree.place(board, named.map_or(source.0.as_str(), String::as_str));
-            Error::Module { at, source }
-        })
+    let resolve = |names: &[String]| -> Result<Vec<String>> {
+        let each = index.resolve_each(names.iter().map(String::as_str));
+        // What is unknown may be something that the board's module needs.
+        let files =
+            each.map(|(name, files)| files.map_err(|source| Error::Module { at: tree.place(board, name), source }));
+        Ok(files.collect::<Result<Vec<_>>>()?.concat())
     };
     let first = resolve(&board.initramfs_modules)?;
     let all: Vec<String> =

@@ -6,7 +6,6 @@
 
 mod cluster;
 mod machine;
-pub mod manifest;
 mod plain;
 mod site;
 
@@ -14,4 +13,4 @@ pub use cluster::Cluster;
 pub use machine::Machine;
 pub use plain::{Plain, kubectl};
 pub use site::{Site, TOKEN};
-pub use workloads::User;
+pub use workloads::{User, manifest};

@@ -17,6 +17,7 @@
 
 mod backup;
 pub mod lines;
+pub mod manifest;
 mod nfs;
 mod scenario;
 mod scenarios;

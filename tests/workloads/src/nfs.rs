@@ -6,28 +6,22 @@
 //! Not here: a server.
 
 use std::collections::BTreeSet;
-use std::fs;
 
-use crate::User;
+use crate::{User, manifest};
 
-const MANIFEST: &str = include_str!("../manifests/nfs.yaml");
-/// What is put in: its place, how often that is there, and what stands there then, `SERVER` and `PATH` being those that run. Not
-/// version 4.2: asked by READ_PLUS, nfs-ganesha 4.3 answers zeros where data is.
-const PUT_IN: [(&str, usize, &str); 4] = [
-    ("server: 127.0.0.1\n", 2, "server: SERVER\n"),
-    ("path: \"/\"\n", 1, "path: PATH\n"),
-    ("path: /my-nfs-volume\n", 1, "path: PATH\n"),
-    ("nfsvers=4.2\n", 1, "nfsvers=4.1\n"),
-];
+const MANIFEST: &str = "tests/workloads/manifests/nfs.yaml";
 /// What uses the manifest's volumes.
 pub(crate) const USERS: &str = "deployment/nfs-busybox deployment/nfs-web service/nfs-web pod/test-pd";
 
-fn manifest(server: &str, path: &str) -> String {
-    let filled = PUT_IN.iter().fold(MANIFEST.to_owned(), |text, (place, times, filling)| {
-        assert_eq!(text.matches(place).count(), *times, "{place:?} in the manifest");
-        text.replace(place, filling)
-    });
-    filled.replace("SERVER", server).replace("PATH", path)
+/// What is said in the manifest of a server that nobody runs, and what is said instead. Not version 4.2: asked by READ_PLUS,
+/// nfs-ganesha 4.3 answers zeros where data is.
+fn put_in(server: &str, path: &str) -> [(&'static str, String); 4] {
+    [
+        ("server: 127.0.0.1\n", format!("server: {server}\n")),
+        ("path: \"/\"\n", format!("path: {path}\n")),
+        ("path: /my-nfs-volume\n", format!("path: {path}\n")),
+        ("nfsvers=4.2\n", "nfsvers=4.1\n".to_owned()),
+    ]
 }
 
 /// Applies the manifest in the user's namespace, looks whether all its pods have the same page, and deletes it but for the volume
@@ -35,9 +29,8 @@ fn manifest(server: &str, path: &str) -> String {
 #[track_caller]
 pub fn nfs_is_shared(user: &User, server: &str, path: &str) -> BTreeSet<String> {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("nfs.yaml");
-    fs::write(&file, manifest(server, path)).expect("a file");
-    user.must(&format!("apply -f {}", file.display()));
+    let puts = put_in(server, path);
+    manifest::apply(user, MANIFEST, &puts.each_ref().map(|(from, to)| (*from, to.as_str())), folder.path());
     user.rolled_out("deployment/nfs-busybox", 30);
     user.rolled_out("deployment/nfs-web", 30);
     user.must_become("--for=condition=Ready pod/test-pd", 30);
@@ -67,9 +60,11 @@ mod tests {
 
     #[test]
     fn a_server_is_put_in() {
-        let text = manifest("10.0.0.9", "/srv");
+        let puts = put_in("10.0.0.9", "/srv");
+        let text = manifest::filled(MANIFEST, &puts.each_ref().map(|(from, to)| (*from, to.as_str())));
         assert!(!["127.0.0.1", "my-nfs-volume", "4.2"].iter().any(|nobodys| text.contains(nobodys)), "{text}");
         assert_eq!(text.matches("server: 10.0.0.9\n").count(), 2);
         assert_eq!(text.matches("path: /srv\n").count(), 2);
+        assert_eq!(text.matches("nfsvers=4.1\n").count(), 1);
     }
 }

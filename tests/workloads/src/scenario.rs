@@ -5,14 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::User;
+use crate::{User, manifest};
 
 /// A namespace is given its ServiceAccount in so many seconds.
 const NAMESPACE_SECONDS: u32 = 10;
@@ -153,26 +151,15 @@ fn containers(user: &User) -> BTreeMap<String, String> {
 
 /// Applies one of the manifests.
 #[track_caller]
-pub(crate) fn apply(user: &User, manifest: &str) {
-    apply_with(user, manifest, &[]);
+pub(crate) fn apply(user: &User, name: &str) {
+    apply_with(user, name, &[]);
 }
 
 /// The same with some of its words replaced; each of them must be there.
 #[track_caller]
-pub(crate) fn apply_with(user: &User, manifest: &str, words: &[(&str, &str)]) {
-    let mut file = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(manifest);
+pub(crate) fn apply_with(user: &User, name: &str, words: &[(&str, &str)]) {
     let folder = tempfile::tempdir().expect("a folder");
-    if !words.is_empty() {
-        let mut text = fs::read_to_string(&file).expect("a manifest of ours");
-        for (from, to) in words {
-            assert!(text.contains(from), "{manifest} has {from}");
-            text = text.replace(from, to);
-        }
-        file = folder.path().join(manifest);
-        fs::write(&file, text).expect("written");
-    }
-    let (ok, text) = user.kubectl_words(&["apply", "-f", &file.display().to_string()]);
-    assert!(ok, "kubectl apply -f {manifest}: {text}");
+    manifest::apply(user, &format!("tests/workloads/manifests/{name}"), words, folder.path());
 }
 
 impl fmt::Display for Report {

@@ -1,22 +1,27 @@
-//! The product's own manifests, in the places where a test has them.
+//! Manifests of the checkout, the product's own and the documentation's, in the places where a test has them.
 //!
 //! Start at [`apply`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use workloads::User;
+use crate::User;
 
-/// A file of the checkout, with some of its words replaced; each of them must be there.
-pub fn written(file: &str, words: &[(&str, &str)], folder: &Path) -> PathBuf {
+/// The text of a file of the checkout, with some of its words replaced; each of them must be there.
+pub fn filled(file: &str, words: &[(&str, &str)]) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
     let mut text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     for (from, to) in words {
         assert!(text.contains(from), "{file} has {from}");
         text = text.replace(from, to);
     }
-    let written = folder.join(path.file_name().expect("a file has a name"));
-    fs::write(&written, text).expect("written");
+    text
+}
+
+/// The same, in a file of this name in `folder`.
+pub fn written(file: &str, words: &[(&str, &str)], folder: &Path) -> PathBuf {
+    let written = folder.join(Path::new(file).file_name().expect("a file has a name"));
+    fs::write(&written, filled(file, words)).expect("written");
     written
 }
 
