@@ -4,9 +4,11 @@
 //! Debian packages are installed; otherwise the one line that does it is the error.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base::Bytes;
 use board::{Architecture, Board};
 
 use crate::error::{Doing, Result, wrong};
@@ -32,6 +34,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("kubectl", "kubernetes-client"),
 ];
 
+/// What stays free however much is built already: below 4 GiB a node says that its disk is short.
+const ROOM_LEFT: Bytes = Bytes::mib(6 << 10);
+
 /// The QEMU that plays a processor, and the package it comes from.
 pub fn qemu(architecture: Architecture) -> (&'static str, &'static str) {
     match architecture {
@@ -48,6 +53,41 @@ pub fn prepare(tree: &Tree) -> Result<()> {
 /// The same, and what plays `board`: most machines never need QEMU for the rarer processors.
 pub fn prepare_to_play(tree: &Tree, board: &Board) -> Result<()> {
     provide(tree, &[NEEDED, &[qemu(board.architecture)]].concat())
+}
+
+/// Sees to it that there is room for `wanted` less what was built already, before an hour's work ends for lack of it, and some
+/// room for the folders that tests make.
+pub fn room(tree: &Tree, wanted: Bytes) -> Result<()> {
+    let built = size(&tree.top.join("target")) + size(&tree.build);
+    for (folder, wanted, built) in [(&tree.top, wanted, built), (&std::env::temp_dir(), ROOM_LEFT, 0)] {
+        let measured = sys::files::space(folder).map_err(std::io::Error::from);
+        let (free, _) = measured.doing(format_args!("measure the disk with {}", folder.display()))?;
+        if let Some(missing) = lacking(free, built, wanted) {
+            return Err(wrong(format_args!(
+                "the disk with {} has {} free and lacks {missing}: builds, images and what tests write take {wanted}, and nodes \
+                 take no pods on a disk that is nearly full",
+                folder.display(),
+                Bytes(free)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn lacking(free: u64, built: u64, wanted: Bytes) -> Option<Bytes> {
+    let missing = wanted.0.saturating_sub(built).max(ROOM_LEFT.0).saturating_sub(free);
+    (missing > 0).then_some(Bytes(missing))
+}
+
+/// Bytes of the files below a folder, as the disk counts them; what cannot be read counts nothing.
+fn size(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => size(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
 }
 
 fn provide(tree: &Tree, needed: &[(&str, &str)]) -> Result<()> {
@@ -150,4 +190,30 @@ fn is_bookworm() -> bool {
 /// A folder, made where it is missing.
 pub fn folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).doing(format_args!("make {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_is_left_to_build_and_never_less_than_nodes_want() {
+        const GIB: u64 = 1 << 30;
+        let lacks =
+            |free: u64, built: u64| lacking(free * GIB, built * GIB, Bytes(16 * GIB)).map(|Bytes(lacks)| lacks / GIB);
+        assert_eq!(
+            [lacks(16, 0), lacks(15, 0), lacks(8, 10), lacks(6, 16), lacks(4, 20)],
+            [None, Some(1), None, None, Some(2)]
+        );
+    }
+
+    #[test]
+    fn a_folder_is_as_large_as_its_files() {
+        let folder = tempfile::tempdir().expect("there is room");
+        fs::create_dir(folder.path().join("inside")).expect("made");
+        fs::write(folder.path().join("inside/file"), vec![7; 100_000]).expect("written");
+        let found = size(folder.path());
+        assert!((100_000..120_000).contains(&found), "{found}");
+        assert_eq!(size(&folder.path().join("absent")), 0);
+    }
 }

@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use base::chain;
+use base::{Bytes, chain};
 use board::Board;
 use clap::{Parser, Subcommand};
 use image::build::Image;
@@ -21,6 +21,8 @@ use image::{Tree, build, bundle, cross, device, external, flash, host, packages,
 
 /// The board that is played unless another is named.
 const BOOTED: &str = "qemu-arm64";
+/// What `verify` takes of the disk from nothing, with a good part to spare.
+const VERIFY_ROOM: Bytes = Bytes::mib(16 << 10);
 
 /// Builds Skerry's images and runs them.
 #[derive(Parser)]
@@ -411,6 +413,7 @@ fn lock(tree: &Tree, update: bool) -> Result<()> {
 
 /// The tests of every crate, then those that need an image: they take longest, and only make sense once the others pass.
 fn verify(tree: &Tree) -> Result<()> {
+    host::room(tree, VERIFY_ROOM)?;
     host::prepare_to_play(tree, &board::read(&tree.boards(), BOOTED)?)?;
     let mut building = build_meanwhile(tree)?;
     let tested = cargo(tree, &["test", "--workspace", "--exclude", "boot", "--locked", "--no-fail-fast"]);
