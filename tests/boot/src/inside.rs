@@ -160,6 +160,11 @@ impl Memory {
         self.processes.iter().map(|(pss, _)| pss).sum::<u64>() as f64 / 1024.0
     }
 
+    /// What of a board's `board_mib` nobody can use any more, in MiB: pods, kernel and what it never tells of included.
+    pub fn of_board(&self, board_mib: u32) -> f64 {
+        f64::from(board_mib) - self.machine.1 as f64 / 1024.0
+    }
+
     /// Beside what was promised, in MiB.
     pub fn against(&self, promise: u32) -> Compared<'_> {
         Compared { memory: self, promise }
@@ -198,7 +203,7 @@ mod tests {
     fn all_that_is_ours_is_added_up() {
         let processes = vec![(1024, "/bin/skerry server".to_owned()), (512, "/sbin/skerry-init".to_owned())];
         let memory = Memory { processes, files: 512, machine: (500 << 10, 400 << 10) };
-        assert_eq!((memory.ours(), memory.in_processes()), (2.0, 1.5));
+        assert_eq!((memory.ours(), memory.in_processes(), memory.of_board(512)), (2.0, 1.5, 112.0));
         let told = memory.against(64).to_string();
         assert!(told.contains("2.0 MiB  together; the promise is 64\n   100.0 MiB  of 500 in use"), "{told}");
     }

@@ -19,8 +19,9 @@ fn main() -> ExitCode {
     match (words.first().map(String::as_str), number(1, 5), number(2, 10)) {
         (Some("figures"), Ok(boots @ 1..), Ok(minutes)) if words.len() <= 3 => {
             let boots = usize::try_from(boots).unwrap_or(usize::MAX);
-            boot::figures::measure(boots, Duration::from_secs(60 * minutes));
-            ExitCode::SUCCESS
+            let broken = boot::figures::measure(boots, Duration::from_secs(60 * minutes));
+            broken.iter().for_each(|promise| eprintln!("not kept: {promise}"));
+            if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         (Some("cuts"), ..) if words.len() == 1 => {
             let seen = boot::cuts::show();

@@ -20,6 +20,23 @@ use image::shell::{run, tool};
 
 /// The export, of versions 3 and 4.
 pub const EXPORT: &str = "/srv";
+/// A pod that names its export itself.
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: looks
+    image: busybox:1.28
+    command: [sleep, '1000000']
+    volumeMounts: [{name: nfs, mountPath: /mnt}]
+  volumes:
+  - name: nfs
+    nfs: {server: SERVER, path: PATH}
+";
+
 const PORT: u16 = 2049;
 const PACKAGES: [&str; 3] = ["nfs-ganesha", "nfs-ganesha-vfs", "rpcbind"];
 /// It reads its configuration and looks around; emulated boards may keep both processors busy.
@@ -67,6 +84,14 @@ EXPORT {
     FSAL { Name = VFS; }
 }
 ";
+
+/// A pod whose export the server does not have, and what its Event says.
+pub struct NoExport {
+    /// The manifest of a pod `wrong`.
+    pub pod: String,
+    /// What stands in the Event.
+    pub told: String,
+}
 
 /// A server.
 pub struct Server {
@@ -142,6 +167,18 @@ impl Server {
         PathBuf::from(format!("/proc/{}/root{EXPORT}/{path}", self.inside.id()))
     }
 
+    /// The manifest of a pod that mounts `path` at `/mnt` without a claim.
+    pub fn pod(&self, name: &str, path: &str) -> String {
+        POD.replace("NAME", name).replace("SERVER", &self.address()).replace("PATH", path)
+    }
+
+    /// One that mounts what is not there.
+    pub fn none(&self) -> NoExport {
+        let path = format!("{EXPORT}/none");
+        let told = format!("mount failed: {}:{path}: the server has no such export or directory", self.address());
+        NoExport { pod: self.pod("wrong", &path), told }
+    }
+
     fn order(&mut self, order: &str) {
         let told = self.inside.stdin.as_mut().map(|orders| orders.write_all(format!("{order}\n").as_bytes()));
         let answer = self.answers.next();
@@ -160,6 +197,11 @@ impl Drop for Server {
         drop(self.inside.stdin.take());
         let _ended = self.inside.wait();
     }
+}
+
+/// The words that list a pod's Events of mounts that failed.
+pub fn failed_mounts(pod: &str) -> String {
+    format!("get events --field-selector=involvedObject.name={pod},reason=FailedMount")
 }
 
 /// How many numbers a writer wrote to a file, one a line: all from 1 on, each once and in order. The error is where that ends.

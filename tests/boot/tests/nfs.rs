@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use boot::Bench;
-use boot::nfs::{EXPORT, Server, numbers};
+use boot::nfs::{EXPORT, Server, failed_mounts, numbers};
 use image::qemu::Way;
 use workloads::{User, nfs_is_shared};
 
@@ -19,23 +19,6 @@ const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A new pod's Event names a server that does not answer within this: a mount has 20 s, and the board is emulated.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
-
-/// A pod that names its export itself.
-const POD: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: NAME}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: looks
-    image: busybox:1.28
-    command: [sleep, '1000000']
-    volumeMounts: [{name: nfs, mountPath: /mnt}]
-  volumes:
-  - name: nfs
-    nfs: {server: SERVER, path: PATH}
-";
 
 type Does = fn(&mut Server);
 
@@ -62,7 +45,7 @@ fn pods_share_an_export() {
         }
         user.must("delete events --all");
         goes(&mut server);
-        apply(&bench, &user, &pod(late, &server, EXPORT));
+        apply(&bench, &user, &server.pod(late, EXPORT));
         one_that_is_away_holds_up_only_who_needs_it(&user, &server, late);
         returns(&mut server);
         one_that_returns_has_everything(&user, &server, late);
@@ -72,10 +55,6 @@ fn pods_share_an_export() {
     bench.begin_anew();
     bench.restart();
     println!("down {:.1?} after it was asked, with its server dead", bench.hears("reboot: Restarting system"));
-}
-
-fn pod(name: &str, server: &Server, path: &str) -> String {
-    POD.replace("NAME", name).replace("SERVER", &server.address()).replace("PATH", path)
 }
 
 fn apply(bench: &Bench, user: &User, yaml: &str) {
@@ -109,10 +88,9 @@ fn made(user: &User, server: &Server) -> PathBuf {
 }
 
 fn one_that_is_not_there_is_named(bench: &Bench, user: &User, server: &Server) {
-    let none = format!("{EXPORT}/none");
-    apply(bench, user, &pod("wrong", server, &none));
-    let told = format!("mount failed: {}:{none}: the server has no such export or directory", server.address());
-    user.wait_for(&failed_mounts("wrong"), &told, user.limit(20));
+    let none = server.none();
+    apply(bench, user, &none.pod);
+    user.wait_for(&failed_mounts("wrong"), &none.told, user.limit(20));
     user.must("delete pod wrong");
 }
 
@@ -157,8 +135,4 @@ fn what_a_class_made_goes_with_its_claim(user: &User, server: &Server) {
 
 fn unkillable(pod: &str) -> String {
     format!("get events --field-selector=involvedObject.name={pod},reason=FailedKillPod")
-}
-
-fn failed_mounts(pod: &str) -> String {
-    format!("get events --field-selector=involvedObject.name={pod},reason=FailedMount")
 }

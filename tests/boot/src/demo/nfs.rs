@@ -13,7 +13,7 @@ use workloads::{User, nfs_is_shared};
 
 use super::fleet::BOARDS;
 use super::{Answer, Fleet};
-use crate::nfs::{EXPORT, Server, numbers};
+use crate::nfs::{EXPORT, Server, failed_mounts, numbers};
 
 /// Longer than a mount waits, so that nobody is spared.
 const AWAY: Duration = Duration::from_secs(30);
@@ -135,7 +135,7 @@ spec:
   - {name: scratch, emptyDir: {}}
 "#;
 
-/// Sharing, a server that dies, the documentation's volume, a drain, a backup.
+/// Sharing, a server that dies, an export that is not there, the documentation's volume, a drain, a backup.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
     let mut server = Server::start("demo-nfs");
     fs::create_dir(server.file(BACKUPS)).map_err(|error| format!("no folder for backups: {error}"))?;
@@ -146,13 +146,16 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     let volume = user.must("get pvc shared -o jsonpath={.spec.volumeName}");
     let written = server.file(&format!("demo-nfs-shared-{volume}/numbers"));
     let survived = dies_and_returns(fleet, &user, &mut server, &written)?;
+    names_what_is_not_there(fleet, &user, &server)?;
     let published = is_shared(&user, &server)?;
     let moved = moves(&user)?;
     let backed_up = backs_up(fleet, &user, &server)?;
     let all = numbers(&written)?;
     user.must("delete namespace demo-nfs --timeout=180s");
     user.must("delete storageclass demo-nfs");
-    Ok(format!("{published}; {survived}; {moved}; {backed_up}; {all} numbers in the end, each once"))
+    Ok(format!(
+        "{published}; {survived}; an export that is not there is named; {moved}; {backed_up}; {all} numbers in the end, each once"
+    ))
 }
 
 /// What the reader's board sees last of what the writer's board writes.
@@ -179,6 +182,15 @@ fn dies_and_returns(fleet: &Fleet, user: &User, server: &mut Server, written: &P
     Ok(format!(
         "two boards write and read on {back:.0?} after a server that was dead for {AWAY:?} is back, nothing lost"
     ))
+}
+
+fn names_what_is_not_there(fleet: &Fleet, user: &User, server: &Server) -> Answer<()> {
+    let none = server.none();
+    let pod = none.pod.replace("{name: wrong}", "{name: wrong, namespace: demo-nfs}");
+    fleet.apply(&pod)?;
+    user.wait_for(&failed_mounts("wrong"), &none.told, user.limit(20));
+    user.must("delete pod wrong");
+    Ok(())
 }
 
 /// The documentation's volume, claim and Deployments.

@@ -17,7 +17,7 @@ use super::fleet::BOARDS;
 use super::{Answer, Fleet, asked};
 
 /// How long it goes on unless told otherwise.
-const MINUTES: u64 = 5;
+const MINUTES: u64 = 30;
 /// Between a board that is Ready and the next cut: so many milliseconds at least, and so many more by chance.
 const RUNS: (u64, u64) = (3_000, 12_000);
 /// So many milliseconds without power at most.
@@ -63,7 +63,8 @@ spec:
 
 /// Cuts the power of one board after another, and compares what there is with what was acknowledged.
 pub fn run(fleet: &mut Fleet) -> Answer<String> {
-    let until = Instant::now() + Duration::from_secs(60 * asked("SKERRY_POWER_MINUTES", MINUTES)?);
+    let minutes = asked("SKERRY_POWER_MINUTES", MINUTES)?;
+    let until = Instant::now() + Duration::from_secs(60 * minutes);
     let seed = asked("SKERRY_SEED", 1)?;
     let user = fleet.user();
     fleet.apply(NUMBERS)?;
@@ -78,6 +79,9 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
         (acknowledged.collect::<Vec<String>>(), cuts)
     });
     let cuts = cuts.unwrap_or_else(|panic| resume_unwind(panic))?;
+    if cuts.contains(&0) {
+        return Err(format!("chance spared a board, with seed {seed}: its cuts were {cuts:?} in {minutes} minutes"));
+    }
     let there = user.must("get configmaps -l demo=power -o name");
     let there: BTreeSet<&str> = there.lines().map(str::trim).collect();
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
@@ -91,7 +95,10 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     });
     user.must("delete --raw /api/v1/namespaces/default/configmaps?labelSelector=demo%3Dpower");
     user.must("delete daemonset numbers");
-    Ok(format!("seed {seed}, {cuts} cuts, {} acknowledged writes, none lost, every pod runs", acknowledged.len()))
+    Ok(format!(
+        "{minutes} minutes, seed {seed}, {cuts:?} cuts of the boards, {} acknowledged writes, none lost, every pod runs",
+        acknowledged.len()
+    ))
 }
 
 /// Writes objects of this writer's; the names of those that were acknowledged.
@@ -117,9 +124,12 @@ fn config_map(writer: usize, number: usize) -> String {
     format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{about}}}"#)
 }
 
-/// Cuts and restores the power of one board after another; how often.
-fn cut_until(fleet: &Fleet, user: &User, chance: &mut Rng, until: Instant) -> Answer<usize> {
-    let mut cuts = 0;
+/// How often each board lost power.
+type Cuts = [usize; BOARDS as usize];
+
+/// Cuts and restores the power of one board after another.
+fn cut_until(fleet: &Fleet, user: &User, chance: &mut Rng, until: Instant) -> Answer<Cuts> {
+    let mut cuts = Cuts::default();
     while Instant::now() < until {
         sleep(Duration::from_millis(RUNS.0 + chance.below(RUNS.1)));
         let kept = last_numbers(fleet, user)?;
@@ -141,11 +151,11 @@ fn cut_until(fleet: &Fleet, user: &User, chance: &mut Rng, until: Instant) -> An
 }
 
 /// Takes the power from one board for a moment, whatever it does; which one.
-fn cut_one(fleet: &Fleet, chance: &mut Rng, cuts: &mut usize) -> Answer<u8> {
+fn cut_one(fleet: &Fleet, chance: &mut Rng, cuts: &mut Cuts) -> Answer<u8> {
     let board = u8::try_from(1 + chance.below(u64::from(BOARDS))).expect("small");
     println!("power cut on {}", fleet.node(board));
     fleet.cut_power(board)?;
-    *cuts += 1;
+    cuts[usize::from(board - 1)] += 1;
     sleep(Duration::from_millis(chance.below(OFF)));
     Ok(board)
 }

@@ -34,6 +34,8 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(1);
 /// Emulated, while other boards boot on the same processors.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// One request waits for the one before it; on the average so many a second are asked all the same.
+const ASKED_A_SECOND: f64 = 5.0;
 
 /// Each is a line of nodes: name, the condition's status, reason and message.
 const CONDITIONS: &str = r#"get nodes -o 'jsonpath={range .items[*]}{.metadata.name}{" "}{.spec.unschedulable}{" "}{.status.conditions[?(@.type=="skerry.dev/UpdateFailed")].status}{" "}{.status.conditions[?(@.type=="skerry.dev/UpdateFailed")].reason}{" "}{.status.conditions[?(@.type=="skerry.dev/UpdateFailed")].message}{"\n"}{end}'"#;
@@ -112,14 +114,18 @@ pub fn run(fleet: &mut Fleet) -> Answer<String> {
     });
     println!("{heard:?}");
     let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    if !heard.broken.is_empty() || heard.refused > 0 || heard.answered == 0 {
+    if !heard.broken.is_empty() || heard.refused > 0 || heard.a_second() < ASKED_A_SECOND {
         return Err(format!("the Service failed its client: {heard:?}"));
     }
     user.must("delete deployment,service,pdb answers");
     user.must("-n kube-system delete daemonset skerry-update");
     Ok(format!(
-        "{seen}; {} requests answered, none broken and none refused by all, {} times the next board was asked, longest wait {:.1?}",
-        heard.answered, heard.passed_on, heard.longest
+        "{seen}; {} requests answered, {:.1} a second, none broken and none refused by all, {} times the next board was asked, \
+         longest wait {:.1?}",
+        heard.answered,
+        heard.a_second(),
+        heard.passed_on,
+        heard.longest
     ))
 }
 
@@ -279,6 +285,14 @@ struct Heard {
     broken: Vec<String>,
     /// From the asking to the answer, boards that were passed included.
     longest: Duration,
+    /// From the first asking to the last answer.
+    took: Duration,
+}
+
+impl Heard {
+    fn a_second(&self) -> f64 {
+        self.answered as f64 / self.took.as_secs_f64().max(1.0)
+    }
 }
 
 fn ask_until(station: &mut Station, stop: &AtomicBool) -> Heard {
@@ -291,6 +305,7 @@ fn ask_until(station: &mut Station, stop: &AtomicBool) -> Heard {
         heard.longest = heard.longest.max(asked.elapsed());
         sleep(ASK_EVERY.saturating_sub(asked.elapsed()));
     }
+    heard.took = began.elapsed();
     heard
 }
 
@@ -315,6 +330,12 @@ fn ask(station: &mut Station, board: &mut u8, heard: &mut Heard, began: Instant)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_heard_nothing_asked_nothing() {
+        let heard = Heard { answered: 900, took: Duration::from_secs(100), ..Heard::default() };
+        assert_eq!([heard.a_second(), Heard::default().a_second()], [9.0, 0.0]);
+    }
 
     #[test]
     fn what_a_node_says_is_read_from_a_line() {
