@@ -19,6 +19,7 @@ mod backup;
 pub mod lines;
 pub mod manifest;
 mod nfs;
+pub mod power;
 mod scenario;
 mod scenarios;
 mod user;
