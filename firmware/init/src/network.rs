@@ -52,13 +52,14 @@ pub struct Plan {
     pub leads_out: bool,
 }
 
-/// The links of the settings, the first one first. One default route is enough: that of the first link which has one.
+/// The links of the settings, the first one first. One default route is enough: that of the first gateway which somebody
+/// wrote down, and only where nobody did that of the first link with DHCP.
 pub fn plans(settings: &Settings) -> Vec<Plan> {
+    let networks: Vec<&settings::Network> = [&settings.network].into_iter().chain(&settings.links).collect();
     let named: Vec<String> = settings.links.iter().filter_map(|network| network.link.clone()).collect();
-    let mut is_out = false;
-    let plan = |network: &settings::Network| {
-        let leads_out = !is_out && (network.address.is_none() || network.gateway.is_some());
-        is_out |= leads_out;
+    let out = networks.iter().position(|network| network.gateway.is_some());
+    let out = out.or_else(|| networks.iter().position(|network| network.address.is_none()));
+    let plan = |(index, network): (usize, &&settings::Network)| {
         let fixed = network.address.map(|(address, prefix)| Lease {
             address,
             prefix,
@@ -69,9 +70,15 @@ pub fn plans(settings: &Settings) -> Vec<Plan> {
             seconds: 0,
         });
         let not = if network.link.is_none() { named.clone() } else { Vec::new() };
-        Plan { link: network.link.clone(), not, fixed, dns: network.dns.clone(), leads_out }
+        Plan { link: network.link.clone(), not, fixed, dns: network.dns.clone(), leads_out: out == Some(index) }
     };
-    [&settings.network].into_iter().chain(&settings.links).map(plan).collect()
+    networks.iter().enumerate().map(plan).collect()
+}
+
+/// Which plan's first address the board waits for: the one that leads out, or the first where none does. The link without
+/// a name may be one that the board does not have; only its keeper waits for it then, as it may be plugged in later.
+pub fn awaited(plans: &[Plan]) -> usize {
+    plans.iter().position(|plan| plan.leads_out).unwrap_or(0)
 }
 
 /// What was learnt on all links together.
@@ -335,6 +342,24 @@ mod tests {
         check("[links.eth1]\naddress = \"10.0.0.2/24\"\n", &[("*", "dhcp", true), ("eth1", "10.0.0.2", false)]);
         check("[links.eth1]\n", &[("*", "dhcp", true), ("eth1", "dhcp", false)]);
         check("address = \"10.0.0.2/24\"\n[links.eth1]\n", &[("*", "10.0.0.2", false), ("eth1", "dhcp", true)]);
+    }
+
+    #[test]
+    fn a_gateway_that_somebody_wrote_down_leads_out() {
+        let eth0 = "[links.eth0]\naddress = \"10.0.0.2/24\"\ngateway = \"10.0.0.1\"\n";
+        check(eth0, &[("*", "dhcp", false), ("eth0", "10.0.0.2", true)]);
+        let first = "address = \"10.1.0.2/24\"\n";
+        check(&format!("{first}{eth0}"), &[("*", "10.1.0.2", false), ("eth0", "10.0.0.2", true)]);
+        let both = format!("{first}gateway = \"10.1.0.1\"\n{eth0}");
+        check(&both, &[("*", "10.1.0.2", true), ("eth0", "10.0.0.2", false)]);
+    }
+
+    #[test]
+    fn the_board_waits_for_the_address_that_leads_out() {
+        let awaited = |text: &str| awaited(&plans(&settings::read(text.as_bytes()).0));
+        assert_eq!(awaited(""), 0);
+        assert_eq!(awaited("[links.eth0]\naddress = \"10.0.0.2/24\"\ngateway = \"10.0.0.1\"\n"), 1);
+        assert_eq!(awaited("address = \"10.0.0.2/24\"\n[links.eth1]\naddress = \"10.1.0.2/24\"\n"), 0);
     }
 
     #[test]

@@ -298,9 +298,10 @@ fn raise_clock(machine: &mut Machine) -> Result<String, Error> {
     clock::raise(machine.built)
 }
 
-/// Starts what keeps the links, and gives the first one a moment to get an address: most services like to have one.
+/// Starts what keeps the links, and gives one a moment to get an address: most services like to have one.
 fn network_up(machine: &mut Machine) -> Result<String, Error> {
     let plans = network::plans(&machine.settings);
+    let awaited = network::awaited(&plans);
     let learnt = Learnt::new(RESOLV_CONF.into(), plans.len());
     machine.learnt = Some(Arc::clone(&learnt));
     let (tell, heard) = mpsc::channel();
@@ -308,7 +309,7 @@ fn network_up(machine: &mut Machine) -> Result<String, Error> {
         let keeper = Keeper { plan, index, hostname: machine.hostname.clone(), learnt: Arc::clone(&learnt) };
         let tell = tell.clone();
         let thread = std::thread::Builder::new().name(format!("link-{index}")).stack_size(LINK_STACK);
-        thread.spawn(move || keep_link(&keeper, &tell)).doing("start what keeps a link")?;
+        thread.spawn(move || keep_link(&keeper, index == awaited, &tell)).doing("start what keeps a link")?;
     }
     heard.recv_timeout(ADDRESS_WITHIN).map_err(|_| {
         let waited = ADDRESS_WITHIN.as_secs();
@@ -318,9 +319,8 @@ fn network_up(machine: &mut Machine) -> Result<String, Error> {
     })
 }
 
-/// Says what happens to a link; the first link's first address is what the phase waits for.
-fn keep_link(keeper: &Keeper, tell: &mpsc::Sender<String>) {
-    let mut is_awaited = keeper.index == 0;
+/// Says what happens to a link; its first address is what the phase waits for where it `is_awaited`.
+fn keep_link(keeper: &Keeper, mut is_awaited: bool, tell: &mpsc::Sender<String>) {
     loop {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             keeper.run(
