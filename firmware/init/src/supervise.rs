@@ -26,8 +26,7 @@ use keeper::Holder;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use smol::channel::{Receiver, Sender, bounded};
-use smol::io::{AsyncBufReadExt, BufReader};
-use smol::stream::StreamExt;
+use smol::io::AsyncReadExt;
 use smol::{Async, LocalExecutor, Timer};
 use sys::SystemClock;
 use sys::process::Exit;
@@ -53,6 +52,8 @@ const LONG_RUN: Duration = Duration::from_secs(60);
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 4096;
+/// So much of what a program says is taken at once.
+const READ_BYTES: usize = 8192;
 /// A power cut sets the clock of a board without one back by so much at most.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -295,12 +296,47 @@ fn settle(name: &str, pid: u32) -> io::Result<()> {
 
 async fn listen(name: &str, pipe: io::PipeReader) {
     let Ok(pipe) = Async::new(pipe) else { return };
-    let mut lines = BufReader::new(ReadPipe(pipe)).split(b'\n');
+    let (mut pipe, mut lines) = (ReadPipe(pipe), Lines::default());
     let mut log = Log::open(name);
-    while let Some(Ok(mut line)) = lines.next().await {
-        line.truncate(LINE_BYTES_MAX);
-        log.line(&line);
-        let _unheard = io::stderr().write_all(format!("{name}: {}\n", String::from_utf8_lossy(&line)).as_bytes());
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        let count = pipe.read(&mut bytes).await.unwrap_or(0);
+        let ended = if count == 0 { lines.rest() } else { lines.add(&bytes[..count]) };
+        for line in ended {
+            log.line(&line);
+            let _unheard = io::stderr().write_all(format!("{name}: {}\n", String::from_utf8_lossy(&line)).as_bytes());
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// The lines of what a program says, each cut while it is read: one that never ends takes no more memory than others.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that end in these bytes.
+    fn add(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut ended = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+            let room = LINE_BYTES_MAX - self.begun.len();
+            self.begun.extend_from_slice(&text[..text.len().min(room)]);
+            if text.len() < piece.len() {
+                ended.push(std::mem::take(&mut self.begun));
+            }
+        }
+        ended
+    }
+
+    /// The last one, which nothing ended.
+    fn rest(&mut self) -> Vec<Vec<u8>> {
+        let begun = std::mem::take(&mut self.begun);
+        if begun.is_empty() { Vec::new() } else { vec![begun] }
     }
 }
 
@@ -557,6 +593,20 @@ mod tests {
         let files = [path.with_extension("log.1"), path.to_owned()];
         let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
         texts.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_line_is_cut_while_it_is_read() {
+        let mut lines = Lines::default();
+        for _ in 0..100 {
+            assert_eq!(lines.add(&[b'x'; READ_BYTES]).len(), 0);
+            assert!(lines.begun.capacity() <= 2 * LINE_BYTES_MAX, "what is cut is not kept");
+        }
+        let cut = vec![b'x'; LINE_BYTES_MAX];
+        assert_eq!(lines.add(b"yz\nsho"), [cut]);
+        assert_eq!(lines.add(b"rt\n\nlast"), [&b"short"[..], b""]);
+        assert_eq!(lines.rest(), [b"last"]);
+        assert_eq!(lines.rest().len(), 0);
     }
 
     #[test]
