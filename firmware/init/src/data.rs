@@ -3,6 +3,7 @@
 //! Start at [`open`]. Everything can be repeated, so a power cut between any two steps costs nothing.
 //!
 //! Invariants:
+//! * what cannot be grown is mounted as large as it is;
 //! * what is on it is never given up for a new file system: where it cannot be mounted, we say why and leave it as it is;
 //! * the last of it is for what runs the machine: a pod that fills it does not keep the cluster from writing.
 
@@ -11,6 +12,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use base::chain;
 use nix::mount::{MsFlags, mount};
 use slots::sector::BYTES;
 use slots::table::Table;
@@ -33,10 +35,10 @@ const WORTH_SECTORS: u64 = 16 << 11;
 /// Partitions end on such a border, so that no flash block is shared.
 const ALIGN_SECTORS: u64 = 1 << 11;
 
-/// Grows and mounts it; tells its size.
+/// Grows and mounts it; tells its size. Only mounting must work: services run in less room too.
 pub fn open(disk: &Disk) -> Result<String, Error> {
     let device = disk.partition(PARTITION);
-    let grown = grow_partition(disk)?;
+    let grown = grow_partition(disk);
     fs::create_dir_all(DATA)
         .or_else(|error| if Path::new(DATA).exists() { Ok(()) } else { Err(error) })
         .doing("make /data")?;
@@ -46,8 +48,22 @@ pub fn open(disk: &Disk) -> Result<String, Error> {
         device.display(),
         why_unfit(&device)
     ))?;
-    let blocks = grow_file_system(&device)?;
-    Ok(format!("{} holds {} MiB{}", device.display(), blocks / 256, if grown { ", grown" } else { "" }))
+    let blocks = grow_file_system(&device);
+    Ok(told(&device, grown, blocks))
+}
+
+/// What is told of the mounted partition: whether it has `grown`, and the blocks of its file system.
+fn told(device: &Path, grown: Result<bool, Error>, blocks: Result<u64, Error>) -> String {
+    let size = match blocks {
+        Ok(blocks) => format!("holds {} MiB", blocks / 256),
+        Err(error) => format!("keeps its size: {}", chain(&error)),
+    };
+    let grown = match grown {
+        Ok(true) => ", grown".to_owned(),
+        Ok(false) => String::new(),
+        Err(error) => format!(", not grown: {}", chain(&error)),
+    };
+    format!("{} {size}{grown}", device.display())
 }
 
 /// What makes the file system of `device` unfit to be mounted, as far as its first block tells.
@@ -172,6 +188,16 @@ mod tests {
     #[test]
     fn a_partition_that_is_not_there_is_named() {
         assert_eq!(why_unfit(Path::new("/nowhere")), "it cannot be read: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn what_does_not_grow_is_used_as_large_as_it_is() {
+        let device = Path::new("/dev/x4");
+        let no = |what: &str| Error::Wrong(what.to_owned());
+        assert_eq!(told(device, Ok(false), Ok(512)), "/dev/x4 holds 2 MiB");
+        assert_eq!(told(device, Ok(true), Ok(512)), "/dev/x4 holds 2 MiB, grown");
+        assert_eq!(told(device, Ok(true), Err(no("no room"))), "/dev/x4 keeps its size: no room, grown");
+        assert_eq!(told(device, Err(no("no table")), Ok(512)), "/dev/x4 holds 2 MiB, not grown: no table");
     }
 
     #[test]
