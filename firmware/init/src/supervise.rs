@@ -25,13 +25,14 @@ use base::{Clock, log_file};
 use keeper::Holder;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use slots::Cause;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::io::AsyncReadExt;
 use smol::{Async, LocalExecutor, Timer};
 use sys::SystemClock;
 use sys::process::Exit;
 use sys::spawn::Spawn;
-use update::trial::Verdict;
+use update::trial::{Terms, Verdict};
 
 use crate::console::say;
 use crate::data::DATA;
@@ -162,8 +163,8 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
         executor.spawn(feed(watchdog)).detach();
     }
     executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
-    if let Some(healthy) = machine.healthy.clone() {
-        executor.spawn(judge(healthy, machine.disk.clone(), machine.slot, Rc::clone(&orders))).detach();
+    if let Some(judged) = Judged::of(machine) {
+        executor.spawn(judge(judged, Rc::clone(&orders))).detach();
     }
     smol::block_on(executor.run(watch(signals, family, heard, orders)))
 }
@@ -534,40 +535,79 @@ async fn lament() {
     }
 }
 
+/// The slot that we run from, as [`judge`] needs to know it.
+struct Judged {
+    disk: Arc<Path>,
+    slot: slots::Name,
+    /// Nothing where booting did not get so far as to know it.
+    healthy: Option<String>,
+}
+
+impl Judged {
+    /// Nothing where the disk is not known: then no ledger is either.
+    fn of(machine: &Machine) -> Option<Judged> {
+        let (disk, healthy) = (machine.disk.as_path(), machine.healthy.clone());
+        (!disk.as_os_str().is_empty()).then(|| Judged { disk: disk.into(), slot: machine.slot, healthy })
+    }
+
+    /// Does it until it works: a disk that fails now may answer later. Not on the executor, which would not run meanwhile.
+    async fn insist<T: Send + 'static>(
+        &self,
+        told: &str,
+        work: fn(&Path, slots::Name) -> Result<T, update::Error>,
+    ) -> T {
+        loop {
+            let (disk, slot) = (Arc::clone(&self.disk), self.slot);
+            match smol::unblock(move || work(&disk, slot)).await {
+                Ok(done) => return done,
+                Err(error) => say(format_args!("{told}: {}", base::chain(&error))),
+            }
+            Timer::after(PAUSE_MAX).await;
+        }
+    }
+
+    async fn look(&self, on_trial: bool, terms: &Terms, ran: Duration) -> Verdict {
+        let (terms, healthy) = (terms.clone(), self.healthy.clone());
+        smol::unblock(move || trial::look(on_trial, &terms, healthy.as_deref(), ran)).await
+    }
+
+    async fn give_up(&self, cause: Cause) -> Result<bool, update::Error> {
+        let (disk, slot) = (Arc::clone(&self.disk), self.slot);
+        smol::unblock(move || trial::give_up(&disk, slot, cause)).await
+    }
+}
+
 /// Confirms a slot on trial once it has proved itself, and gives it up when that takes too long.
-async fn judge(healthy: String, disk: PathBuf, slot: slots::Name, orders: Rc<Orders>) {
-    let began = Instant::now();
-    let (on_trial, terms) = (trial::is_on_trial(&disk, slot), trial::terms());
+async fn judge(judged: Judged, orders: Rc<Orders>) {
+    let (began, letter) = (Instant::now(), judged.slot.letter());
+    let on_trial = judged.insist("whether the slot is on trial is not known yet", trial::is_on_trial).await;
+    let terms = smol::unblock(trial::terms).await;
     if on_trial {
         let (checks, within) = (terms.before.join(", "), terms.within.as_secs());
-        say(format_args!("slot {} has {within} s to prove itself by: {checks}", slot.letter()));
-        insist("the ledger is not told that services run", || trial::note(&disk, slot, slots::Cause::Panic)).await;
+        say(format_args!("slot {letter} has {within} s to prove itself by: {checks}"));
+        let note = |disk: &Path, slot| trial::note(disk, slot, Cause::Panic);
+        judged.insist("the ledger is not told that services run", note).await;
+    } else if judged.healthy.is_none() {
+        // Nothing could come of waiting.
+        return;
     }
     loop {
-        match trial::look(on_trial, &terms, &healthy, began.elapsed()) {
+        match judged.look(on_trial, &terms, began.elapsed()).await {
             Verdict::Wait => drop(Timer::after(LOOK_EVERY).await),
-            Verdict::Healthy => break say(format_args!("healthy: {healthy} answers")),
+            Verdict::Healthy => break say(format_args!("healthy: {} answers", judged.healthy.unwrap_or_default())),
             Verdict::Confirm => {
-                insist("the slot is not confirmed yet", || trial::confirm(&disk, slot)).await;
-                break say(format_args!("slot {} is confirmed", slot.letter()));
+                judged.insist("the slot is not confirmed yet", trial::confirm).await;
+                break say(format_args!("slot {letter} is confirmed"));
             }
             Verdict::GiveUp(cause) => {
                 let waited = began.elapsed().as_secs();
-                say(format_args!("slot {} is given up after {waited} s: {}", slot.letter(), cause.told()));
-                if let Err(error) = trial::give_up(&disk, slot, cause) {
+                say(format_args!("slot {letter} is given up after {waited} s: {}", cause.told()));
+                if let Err(error) = judged.give_up(cause).await {
                     say(format_args!("the ledger is not told, its tries end it: {}", base::chain(&error)));
                 }
                 break orders.give(Down::Restart);
             }
         }
-    }
-}
-
-/// Does it until it works: a disk that fails now may answer later.
-async fn insist<T>(told: &str, mut work: impl FnMut() -> Result<T, update::Error>) {
-    while let Err(error) = work() {
-        say(format_args!("{told}: {}", base::chain(&error)));
-        Timer::after(PAUSE_MAX).await;
     }
 }
 
@@ -670,6 +710,15 @@ mod tests {
             }
         });
         assert_eq!(said, "Code(7)");
+    }
+
+    #[test]
+    fn a_slot_is_judged_whatever_failed_after_its_disk_was_found() {
+        let mut machine = Machine::default();
+        assert!(Judged::of(&machine).is_none(), "no disk, no ledger");
+        machine.disk = "/dev/x".into();
+        let judged = Judged::of(&machine).expect("it is judged");
+        assert_eq!((&*judged.disk, judged.healthy), (Path::new("/dev/x"), None));
     }
 
     #[test]
