@@ -85,6 +85,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A sign of life to the watchdog.
+    fn feed(&self) {
+        self.watchdog.iter().for_each(Watchdog::feed);
+    }
+
     fn bite_after(&self, seconds: u32) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.bite_after(seconds);
@@ -105,12 +110,12 @@ pub fn run() -> Result<Infallible, Error> {
         }
     }
     machine.bite_after(BOOTING_S);
-    run_all(PHASES, &mut machine, |machine| machine.watchdog.iter().for_each(Watchdog::feed))?;
+    run_all(PHASES, &mut machine, Machine::feed)?;
     loop {
         match supervise::run(&machine) {
             Ok(how) => {
                 machine.bite_after(GOING_DOWN_S);
-                power::go(how);
+                power::go(how, &|| machine.feed());
             }
             Err(error) => say(format_args!("supervising failed and begins anew: {}", chain(&error))),
         }
@@ -204,7 +209,7 @@ fn run_once(machine: &Machine, service: &Service) -> Result<(), String> {
     if !machine.has_data {
         return Ok(());
     }
-    let said = once::run(service, Path::new(ONCE), &|| machine.watchdog.iter().for_each(Watchdog::feed))?;
+    let said = once::run(service, Path::new(ONCE), &|| machine.feed())?;
     said.lines().for_each(|line| say(format_args!("{}: {line}", service.name)));
     Ok(())
 }

@@ -23,7 +23,7 @@ pub const EARLY_S: u32 = 40;
 pub const BOOTING_S: u32 = 75;
 /// It bites when PID 1 keeps services running and does not get to run for so long.
 pub const RUNNING_S: u32 = 30;
-/// It bites when going down takes so long: programs get 12 s, the rest is for what the disk still has to write.
+/// It bites when going down takes so long: programs get 12 s. While the disk still has to write it is fed (`power`).
 pub const GOING_DOWN_S: u32 = 60;
 
 /// An open watchdog.
