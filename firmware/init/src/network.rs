@@ -7,14 +7,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use base::{Clock, chain};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use settings::Settings;
 use sys::net::link::{Link, Links, Net, Route};
 
@@ -269,9 +269,12 @@ fn ask(link: &Link, hostname: &str, had: Option<Ipv4Addr>) -> Result<Option<Leas
     Ok(answer.filter(|(kind, _)| *kind == Kind::Ack).map(|(_, lease)| lease))
 }
 
+/// It is the link's before it has its port: several links ask at once, and only one socket may have a port of them all.
 fn open_socket(link: &str) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68))?;
-    setsockopt(&socket.as_fd(), sockopt::BindToDevice, &link.into())?;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::BindToDevice, &link.into())?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 68))?;
+    let socket = UdpSocket::from(socket);
     socket.set_broadcast(true)?;
     socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     Ok(socket)
@@ -314,6 +317,9 @@ fn apply(links: &mut Links, link: &Link, lease: &Lease, leads_out: bool) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use sys::namespace::{Kinds, unshare};
 
     /// A row a plan: link, address or `dhcp`, whether it leads out.
     fn check(text: &str, expected: &[(&str, &str, bool)]) {
@@ -360,6 +366,20 @@ mod tests {
         assert_eq!(awaited(""), 0);
         assert_eq!(awaited("[links.eth0]\naddress = \"10.0.0.2/24\"\ngateway = \"10.0.0.1\"\n"), 1);
         assert_eq!(awaited("address = \"10.0.0.2/24\"\n[links.eth1]\naddress = \"10.1.0.2/24\"\n"), 0);
+    }
+
+    /// Needs root, as all that makes namespaces.
+    #[test]
+    fn two_links_ask_at_once() {
+        let asked = std::thread::spawn(|| {
+            unshare(Kinds::CLONE_NEWNET).unwrap();
+            let here = File::open("/proc/thread-self/ns/net").unwrap();
+            let mut links = Links::open().unwrap();
+            links.add_veth("eth0", [2, 0, 0, 0, 0, 1], "eth1", [2, 0, 0, 0, 0, 2], here.as_fd(), 1500).unwrap();
+            let _first = open_socket("eth0").unwrap();
+            open_socket("eth1").map(drop)
+        });
+        asked.join().unwrap().unwrap();
     }
 
     #[test]
