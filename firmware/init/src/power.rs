@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// What programs wrote gets so long to reach the board's disk. A bad card takes a megabyte a second, and the kernel lets a fifth
 /// of the memory wait to be written where nobody says otherwise.
-const DISK_MAX: Duration = Duration::from_secs(300);
+pub(crate) const DISK_MAX: Duration = Duration::from_secs(300);
 
 /// What waits shows signs of life so often.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);

@@ -6,7 +6,8 @@
 //! * a program that ends is started again, after a pause that doubles up to [`PAUSE_MAX`] and is forgotten after a long run;
 //! * every child that the kernel hands us is reaped, ours or not;
 //! * what a keeper holds is held here too, and handed to the next keeper: see [`keeper::Holder`];
-//! * a service's log never exceeds twice [`LOG_BYTES_MAX`].
+//! * a service's log never exceeds twice [`LOG_BYTES_MAX`];
+//! * nobody waits for the disk on the executor, which feeds the watchdog: see [`on_disk`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ use crate::console::say;
 use crate::data::DATA;
 use crate::facts::Service;
 use crate::network::Learnt;
-use crate::power::Down;
+use crate::power::{DISK_MAX, Down};
 use crate::root::Machine;
 use crate::watchdog::{RUNNING_S, Watchdog};
 use crate::{clock, ntp, trial};
@@ -53,6 +54,8 @@ const LONG_RUN: Duration = Duration::from_secs(60);
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 4096;
+/// So many lines wait for a slow disk before the program that says them waits too.
+const LINES_WAITING_MAX: usize = 128;
 /// So much of what a program says is taken at once.
 const READ_BYTES: usize = 8192;
 /// A power cut sets the clock of a board without one back by so much at most.
@@ -116,6 +119,12 @@ struct Orders {
 }
 
 impl Orders {
+    /// None yet, and where one is heard.
+    fn new() -> (Orders, Receiver<Down>) {
+        let (given, heard) = bounded(1);
+        (Orders { down: Cell::new(None), given }, heard)
+    }
+
     /// The first order counts.
     fn give(&self, how: Down) {
         if self.down.get().is_none() {
@@ -143,15 +152,15 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
     let family = Rc::new(Family::default());
     // The holder has several descriptors a container; without the right to, it has to do with fewer.
     let _fewer = sys::process::set_limit("RLIMIT_NOFILE", DESCRIPTORS_MAX, DESCRIPTORS_MAX);
-    let (given, heard) = bounded(1);
-    let orders = Rc::new(Orders { down: Cell::new(None), given });
+    let (orders, heard) = Orders::new();
+    let orders = Rc::new(orders);
     let executor = LocalExecutor::new();
     let signals = Async::new(SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)?;
     if machine.has_data {
         for service in machine.services.clone() {
             executor.spawn(keep(service, Rc::clone(&family), Rc::clone(&orders))).detach();
         }
-        executor.spawn(remember_time()).detach();
+        executor.spawn(remember_time(Rc::clone(&orders))).detach();
     } else {
         executor.spawn(lament()).detach();
     }
@@ -163,8 +172,8 @@ pub fn run(machine: &Machine) -> io::Result<Down> {
         executor.spawn(feed(watchdog)).detach();
     }
     executor.spawn(listen_for_orders(Rc::clone(&orders))).detach();
-    if let Some(judged) = Judged::of(machine) {
-        executor.spawn(judge(judged, Rc::clone(&orders))).detach();
+    if let Some(judged) = Judged::of(machine, &orders) {
+        executor.spawn(judge(judged)).detach();
     }
     smol::block_on(executor.run(watch(signals, family, heard, orders)))
 }
@@ -210,10 +219,10 @@ fn order_of(signal: i32) -> Option<Down> {
 }
 
 async fn keep(service: Service, family: Rc<Family>, orders: Rc<Orders>) {
-    let mut pause = Duration::ZERO;
+    let (mut pause, log) = (Duration::ZERO, write_log(&service.name));
     while !orders.are_given() {
         let began = Instant::now();
-        match start(&service, &family).await {
+        match start(&service, &family, &log, &orders).await {
             Ok(end) => say(format_args!("{} ended: {end}", service.name)),
             Err(error) => {
                 say(format_args!("failed to start {} ({}): {error}", service.name, service.program.display()));
@@ -225,7 +234,7 @@ async fn keep(service: Service, family: Rc<Family>, orders: Rc<Orders>) {
 }
 
 /// Starts the program and reads what it says until it ends; tells how.
-async fn start(service: &Service, family: &Family) -> io::Result<String> {
+async fn start(service: &Service, family: &Family, log: &Sender<Vec<u8>>, orders: &Orders) -> io::Result<String> {
     let (reader, writer) = io::pipe()?;
     let pid = if service.is_held() { start_held(service, family, writer)? } else { start_plain(service, writer)? };
     let (ended, end) = bounded(1);
@@ -241,7 +250,7 @@ async fn start(service: &Service, family: &Family) -> io::Result<String> {
                 family.hold().await;
             }
         };
-        smol::future::zip(listen(&service.name, reader), hold).await;
+        smol::future::zip(listen(&service.name, reader, log, orders), hold).await;
         smol::future::pending::<String>().await
     });
     // Its children may hold the pipe open longer than it lives, so its end is what counts; its last words get a moment.
@@ -295,21 +304,48 @@ fn settle(name: &str, pid: u32) -> io::Result<()> {
     fs::write(folder.join("cgroup.procs"), pid.to_string())
 }
 
-async fn listen(name: &str, pipe: io::PipeReader) {
+/// Waits for the disk, which works elsewhere. One that takes nothing for [`DISK_MAX`] hangs, and a restart may wake it: where
+/// that hangs too, the watchdog bites.
+async fn on_disk<T>(work: impl Future<Output = T>, orders: &Orders) -> T {
+    let hangs = async {
+        Timer::after(DISK_MAX).await;
+        say(format_args!("the disk has taken nothing for {} s", DISK_MAX.as_secs()));
+        orders.give(Down::Restart);
+        smol::future::pending().await
+    };
+    smol::future::or(work, hangs).await
+}
+
+/// What is sent here is written to the log of that name, in a thread of its own until nobody can send any more.
+fn write_log(name: &str) -> Sender<Vec<u8>> {
+    let (lines, sent) = bounded::<Vec<u8>>(LINES_WAITING_MAX);
+    let name = name.to_owned();
+    let write = move || {
+        let mut log = Log::open(&name);
+        while let Ok(line) = sent.recv_blocking() {
+            log.line(&line);
+        }
+    };
+    smol::unblock(write).detach();
+    lines
+}
+
+async fn listen(name: &str, pipe: io::PipeReader, log: &Sender<Vec<u8>>, orders: &Orders) {
     let Ok(pipe) = Async::new(pipe) else { return };
     let (mut pipe, mut lines) = (ReadPipe(pipe), Lines::default());
-    let mut log = Log::open(name);
     let mut bytes = vec![0; READ_BYTES];
     loop {
         let count = pipe.read(&mut bytes).await.unwrap_or(0);
         let ended = if count == 0 { lines.rest() } else { lines.add(&bytes[..count]) };
         for line in ended {
-            log.line(&line);
             let _unheard = io::stderr().write_all(format!("{name}: {}\n", String::from_utf8_lossy(&line)).as_bytes());
+            let _a_writer_that_failed = on_disk(log.send(line), orders).await;
         }
         if count == 0 {
             return;
         }
+        // A program that never pauses would else never let anybody else run.
+        smol::future::yield_now().await;
     }
 }
 
@@ -513,9 +549,9 @@ fn ask_time(servers: &[String], built: u64) -> (bool, String) {
     (false, failed)
 }
 
-async fn remember_time() {
+async fn remember_time(orders: Rc<Orders>) {
     loop {
-        if let Err(error) = clock::remember() {
+        if let Err(error) = on_disk(smol::unblock(clock::remember), &orders).await {
             say(format_args!("the time is not remembered: {}", base::chain(&error)));
         }
         Timer::after(REMEMBER_EVERY).await;
@@ -541,16 +577,17 @@ struct Judged {
     slot: slots::Name,
     /// Nothing where booting did not get so far as to know it.
     healthy: Option<String>,
+    orders: Rc<Orders>,
 }
 
 impl Judged {
     /// Nothing where the disk is not known: then no ledger is either.
-    fn of(machine: &Machine) -> Option<Judged> {
-        let (disk, healthy) = (machine.disk.as_path(), machine.healthy.clone());
-        (!disk.as_os_str().is_empty()).then(|| Judged { disk: disk.into(), slot: machine.slot, healthy })
+    fn of(machine: &Machine, orders: &Rc<Orders>) -> Option<Judged> {
+        let (disk, healthy, orders) = (machine.disk.as_path(), machine.healthy.clone(), Rc::clone(orders));
+        (!disk.as_os_str().is_empty()).then(|| Judged { disk: disk.into(), slot: machine.slot, healthy, orders })
     }
 
-    /// Does it until it works: a disk that fails now may answer later. Not on the executor, which would not run meanwhile.
+    /// Does it until it works: a disk that fails now may answer later.
     async fn insist<T: Send + 'static>(
         &self,
         told: &str,
@@ -558,7 +595,7 @@ impl Judged {
     ) -> T {
         loop {
             let (disk, slot) = (Arc::clone(&self.disk), self.slot);
-            match smol::unblock(move || work(&disk, slot)).await {
+            match on_disk(smol::unblock(move || work(&disk, slot)), &self.orders).await {
                 Ok(done) => return done,
                 Err(error) => say(format_args!("{told}: {}", base::chain(&error))),
             }
@@ -573,15 +610,15 @@ impl Judged {
 
     async fn give_up(&self, cause: Cause) -> Result<bool, update::Error> {
         let (disk, slot) = (Arc::clone(&self.disk), self.slot);
-        smol::unblock(move || trial::give_up(&disk, slot, cause)).await
+        on_disk(smol::unblock(move || trial::give_up(&disk, slot, cause)), &self.orders).await
     }
 }
 
 /// Confirms a slot on trial once it has proved itself, and gives it up when that takes too long.
-async fn judge(judged: Judged, orders: Rc<Orders>) {
+async fn judge(judged: Judged) {
     let (began, letter) = (Instant::now(), judged.slot.letter());
     let on_trial = judged.insist("whether the slot is on trial is not known yet", trial::is_on_trial).await;
-    let terms = smol::unblock(trial::terms).await;
+    let terms = on_disk(smol::unblock(trial::terms), &judged.orders).await;
     if on_trial {
         let (checks, within) = (terms.before.join(", "), terms.within.as_secs());
         say(format_args!("slot {letter} has {within} s to prove itself by: {checks}"));
@@ -605,7 +642,7 @@ async fn judge(judged: Judged, orders: Rc<Orders>) {
                 if let Err(error) = judged.give_up(cause).await {
                     say(format_args!("the ledger is not told, its tries end it: {}", base::chain(&error)));
                 }
-                break orders.give(Down::Restart);
+                break judged.orders.give(Down::Restart);
             }
         }
     }
@@ -633,6 +670,32 @@ mod tests {
         let files = [path.with_extension("log.1"), path.to_owned()];
         let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
         texts.map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Listens to a program that has said `text`, while `log` takes lines; what is left of the text once others had a turn.
+    fn left_after_a_turn(text: &[u8], log: &Sender<Vec<u8>>) -> usize {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut rest = reader.try_clone().unwrap();
+        writer.write_all(text).unwrap();
+        let (orders, _heard) = Orders::new();
+        smol::block_on(smol::future::or(listen("x", reader, log, &orders), async {}));
+        drop(writer);
+        let mut left = Vec::new();
+        rest.read_to_end(&mut left).unwrap();
+        left.len()
+    }
+
+    #[test]
+    fn a_program_that_never_pauses_leaves_others_their_turn() {
+        let (log, _sent) = bounded(1);
+        assert_eq!(left_after_a_turn(&[b'x'; 3 * READ_BYTES], &log), 2 * READ_BYTES);
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_lines_holds_up_only_who_says_them() {
+        let (log, sent) = bounded(1);
+        assert_eq!(left_after_a_turn(b"one\ntwo\nthree\n", &log), 0);
+        assert_eq!(sent.try_recv().unwrap(), b"one");
     }
 
     #[test]
@@ -714,10 +777,10 @@ mod tests {
 
     #[test]
     fn a_slot_is_judged_whatever_failed_after_its_disk_was_found() {
-        let mut machine = Machine::default();
-        assert!(Judged::of(&machine).is_none(), "no disk, no ledger");
+        let (mut machine, orders) = (Machine::default(), Rc::new(Orders::new().0));
+        assert!(Judged::of(&machine, &orders).is_none(), "no disk, no ledger");
         machine.disk = "/dev/x".into();
-        let judged = Judged::of(&machine).expect("it is judged");
+        let judged = Judged::of(&machine, &orders).expect("it is judged");
         assert_eq!((&*judged.disk, judged.healthy), (Path::new("/dev/x"), None));
     }
 

@@ -5,6 +5,7 @@
 //! driver, a disk or PID 1 itself, a slot on trial uses up its tries.
 //!
 //! It is fed between the phases of booting and, once services run, by the executor that everything else of PID 1 runs on.
+//! That one does not wait for the disk: one that hangs while services run ends in a restart by `supervise`, and that in a bite.
 //! A board can leave it closed: some emulated ones bite at once.
 
 use std::fs::File;
