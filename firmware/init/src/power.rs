@@ -24,8 +24,8 @@ use crate::data::DATA;
 /// Programs get so long to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What programs wrote gets so long to reach the board's disk. A bad card takes a megabyte a second, and the kernel lets a fifth
-/// of the memory wait to be written where nobody says otherwise.
+/// What programs wrote gets so long to reach the board's disk: a bad card takes less than a megabyte a second, and the kernel
+/// may have refused the bound that `root` sets on what waits.
 pub(crate) const DISK_MAX: Duration = Duration::from_secs(300);
 
 /// What waits shows signs of life so often.

@@ -14,6 +14,7 @@ use base::chain;
 use nix::mount::{MsFlags, mount};
 use settings::Settings;
 use slots::Name;
+use sys::namespace::set_sysctl;
 
 use crate::card::{self, Offer};
 use crate::console::say;
@@ -37,6 +38,11 @@ const DATA_PAUSE: Duration = Duration::from_secs(2);
 const ADDRESS_WITHIN: Duration = Duration::from_secs(10);
 /// What those programs say that run once.
 const ONCE: &str = "/run/skerry/once";
+/// What waits to be written is written from here on, whether or not anybody is in a hurry.
+const BACKLOG_BYTES: u64 = 8 << 20;
+/// Who writes more than this waits for the disk. The kernel's own limit is a fifth of the free memory: minutes of a bad SD card,
+/// which the store waits for at every commit, and a person who switches the board off.
+const BACKLOG_BYTES_MAX: u64 = 32 << 20;
 const RESOLV_CONF: &str = "/run/resolv.conf";
 /// What keeps a link calls nothing deep.
 const LINK_STACK: usize = 256 << 10;
@@ -48,6 +54,7 @@ pub const PHASES: &[Phase<Machine>] = &[
     Phase { name: "board", must: false, run: board },
     Phase { name: "drivers", must: false, run: drivers },
     Phase { name: "watchdog", must: false, run: watchdog },
+    Phase { name: "writeback", must: false, run: |_| keep_backlog_short() },
     Phase { name: "data", must: false, run: open_data },
     Phase { name: "clock", must: false, run: raise_clock },
     Phase { name: "settings", must: false, run: read_settings },
@@ -241,6 +248,13 @@ fn watchdog(machine: &mut Machine) -> Result<String, Error> {
     })
 }
 
+/// Bounds what waits to be written: the same for all boards, since faster disks lose little by being kept busy early.
+fn keep_backlog_short() -> Result<String, Error> {
+    set_sysctl("vm.dirty_bytes", &BACKLOG_BYTES_MAX.to_string())?;
+    set_sysctl("vm.dirty_background_bytes", &BACKLOG_BYTES.to_string())?;
+    Ok(format!("{} MiB wait for a disk at most", BACKLOG_BYTES_MAX >> 20))
+}
+
 fn open_data(machine: &mut Machine) -> Result<String, Error> {
     let told = mount_data(&disk(machine)?)?;
     machine.has_data = true;
@@ -344,5 +358,16 @@ fn keep_link(keeper: &Keeper, mut is_awaited: bool, tell: &mpsc::Sender<String>)
         }));
         say(format_args!("keeping a link ended ({}) and begins anew", if ended.is_ok() { "?" } else { "a bug" }));
         sleep(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_written_is_bounded_before_anything_is() {
+        let place = |name: &str| PHASES.iter().position(|phase| phase.name == name).expect("there is such a phase");
+        assert!(place("mounts") < place("writeback") && place("writeback") < place("data"));
     }
 }
