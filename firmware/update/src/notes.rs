@@ -99,6 +99,11 @@ impl Notes {
         self.write("trial", &text)
     }
 
+    /// Forgets that one was put on trial.
+    pub fn forget_trial(&self) -> Result<(), Error> {
+        self.forget("trial")
+    }
+
     /// The last bundle that was given up.
     pub fn failed(&self) -> Option<Failed> {
         let text = self.read("failed")?;

@@ -260,30 +260,39 @@ impl Service {
     fn activate(&self, digest: Digest) -> Result<(), Error> {
         let ledger = self.ledger()?;
         let found = self.head(ledger.active.other(), &ledger)?;
-        let Some((head, _)) = found.filter(|(_, found)| *found == digest) else {
+        // What was given up still says of itself what it was.
+        let is_there = |found: Digest| found == digest && ledger.spare != Slot::Empty;
+        let Some((head, _)) = found.filter(|(_, found)| is_there(*found)) else {
             return Err(Error::NotStaged { wanted: digest, found: None });
         };
-        self.try_it(&head, digest)?;
-        turn::activate(&mut Device::open(&self.board.disk)?, &self.slots, digest)
+        self.try_it(&head, digest, || turn::activate(&mut Device::open(&self.board.disk)?, &self.slots, digest))
     }
 
     fn roll_back(&self) -> Result<(), Error> {
         let ledger = self.ledger()?;
         let other = self.board.running.other();
+        let roll_back = || turn::roll_back(&mut Device::open(&self.board.disk)?, &self.slots, self.board.running);
         if ledger.active == self.board.running
             && ledger.spare == Slot::Good
             && let Some((head, digest)) = self.head(other, &ledger)?
         {
-            self.try_it(&head, digest)?;
+            return self.try_it(&head, digest, roll_back);
         }
-        turn::roll_back(&mut Device::open(&self.board.disk)?, &self.slots, self.board.running)
+        roll_back()
     }
 
-    /// Notes how the trial will be judged: before the ledger is written, so that no trial is without.
-    fn try_it(&self, head: &Head, digest: Digest) -> Result<(), Error> {
+    /// Notes how the trial will be judged: before `turn` writes the ledger, so that no trial is without. A turn that fails
+    /// leaves no note: nothing is on trial then.
+    fn try_it(&self, head: &Head, digest: Digest, turn: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         let before = self.checks().into_iter().filter(|check| check.passes).map(|check| check.name).collect();
         let terms = Terms { before, within: Duration::from_secs(head.confirm_within_s.into()) };
-        self.notes.try_it(&Trial { digest, version: head.version.clone(), boot: self.board.boot.clone(), terms })
+        self.notes.try_it(&Trial { digest, version: head.version.clone(), boot: self.board.boot.clone(), terms })?;
+        let turned = turn();
+        // It may fail after the writing.
+        if turned.is_err() && self.ledger().is_ok_and(|ledger| !matches!(ledger.spare, Slot::Trying { .. })) {
+            self.notes.forget_trial()?;
+        }
+        turned
     }
 
     fn checks(&self) -> Vec<Check> {
@@ -332,6 +341,11 @@ impl Service {
         let active = self.head(ledger.active, &ledger)?;
         if active.is_some_and(|(_, digest)| digest == trial.digest) {
             return self.notes.succeed();
+        }
+        // The power was cut before the ledger was written: a trial that ended leaves an empty slot.
+        let spare = self.head(ledger.active.other(), &ledger)?;
+        if ledger.spare != Slot::Empty && spare.is_some_and(|(_, digest)| digest == trial.digest) {
+            return self.notes.forget_trial();
         }
         let Trial { digest, version, .. } = trial;
         let (cause, told) = (ledger.cause.word().to_owned(), ledger.cause.told().to_owned());
@@ -562,6 +576,53 @@ mod tests {
         assert_eq!(service.answer(Request::Withdraw { digest }, None), (Reply::Done, false));
         assert_eq!(fixture.offer(&service, "2"), Reply::Accepted { digest });
         fixture.is_staged(&service);
+    }
+
+    #[test]
+    fn a_trial_that_never_began_has_not_failed() {
+        let mut fixture = Fixture::new();
+        let digest = fixture.bundle("2", 1);
+        let service = fixture.boot();
+        assert_eq!(fixture.offer(&service, "2"), Reply::Accepted { digest });
+        fixture.is_staged(&service);
+        let (head, _) = service.head(Name::B, &service.ledger().unwrap()).unwrap().unwrap();
+        // The power is cut between the note and the ledger.
+        service.try_it(&head, digest, || Ok(())).unwrap();
+        let service = fixture.boot();
+        let status = service.status().unwrap();
+        assert_eq!(status.wanted.map(|wanted| (wanted.digest, wanted.state)), Some((digest, State::Staged)));
+        assert_eq!((status.failed, service.notes.trial()), (None, None));
+        assert_eq!(service.answer(Request::Activate { digest }, None), (Reply::Done, true));
+        assert_eq!(fixture.boot().status().unwrap().version, "2");
+    }
+
+    #[test]
+    fn a_turn_that_is_refused_leaves_no_note_of_a_trial() {
+        let mut fixture = Fixture::new();
+        let digest = fixture.bundle("2", 2);
+        let service = fixture.boot();
+        fixture.offer(&service, "2");
+        fixture.is_staged(&service);
+        assert_eq!(service.answer(Request::Activate { digest }, None), (Reply::Done, true));
+        let service = fixture.boot();
+        turn::confirm(&mut Device::open(&fixture.disk()).unwrap(), Name::B).unwrap();
+        service.status().unwrap();
+        let (Reply::Refused(told), _) = service.answer(Request::RollBack, None) else { panic!("it is refused") };
+        assert!(told.contains("is a downgrade"), "{told}");
+        assert_eq!(service.notes.trial(), None);
+        assert_eq!(fixture.boot().status().unwrap().failed, None);
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_activated() {
+        let mut fixture = Fixture::new();
+        let digest = staged_and_activated(&mut fixture, "2");
+        let service = fixture.boot();
+        turn::reject(&mut Device::open(&fixture.disk()).unwrap(), Name::B, Cause::Asked).unwrap();
+        service.status().unwrap();
+        let (Reply::Refused(told), _) = service.answer(Request::Activate { digest }, None) else { panic!("refused") };
+        assert!(told.starts_with("the other slot does not hold"), "{told}");
+        assert_eq!(service.notes.trial(), None);
     }
 
     #[test]
