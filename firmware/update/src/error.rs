@@ -60,7 +60,7 @@ pub enum Error {
         told: String,
     },
     /// Another bundle is on its way.
-    #[error("{0} is on its way; it must end or be withdrawn first")]
+    #[error("{0} is on its way; it must end first")]
     Busy(Digest),
     /// The disk or a file fails.
     #[error("failed to {doing}")]

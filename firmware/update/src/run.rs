@@ -204,17 +204,21 @@ impl Service {
     /// Begins with what is offered, where there is something to do.
     fn take(self: &Arc<Service>, drain: Drain, bundle: Bundle<File>) -> Result<Reply, Error> {
         let (digest, version) = (bundle.digest(), bundle.head().version.clone());
-        if let Some((other, _, _)) = self.working() {
-            return if other == digest { Ok(Reply::Accepted { digest }) } else { Err(Error::Busy(other)) };
-        }
         let status = self.status()?;
         if status.digest == Some(digest) && status.confirmed {
-            // It runs; whatever was wanted instead is not wanted any more.
+            // It runs; whatever was wanted instead is not wanted any more, also while it is being staged.
             if let Some(other) = status.wanted.filter(|other| other.state != State::Trial) {
-                self.notes.withdraw(other.digest)?;
+                self.withdraw(other.digest)?;
             }
             self.notes.ask_for_failed(false)?;
             return Ok(Reply::Accepted { digest });
+        }
+        if let Some((other, _, _)) = *self.lock_work() {
+            // It may have been withdrawn since it began.
+            return match other == digest {
+                true => self.notes.want(&Wish { digest, version, drain }).map(|()| Reply::Accepted { digest }),
+                false => Err(Error::Busy(other)),
+            };
         }
         if status.wanted.is_some_and(|wanted| wanted.digest == digest && wanted.state == State::Staged) {
             self.notes.want(&Wish { digest, version, drain })?;
@@ -247,7 +251,9 @@ impl Service {
             }
             Err(error) => {
                 eprintln!("version {version} is refused: {}", chain(&error));
-                *self.lock_refused() = Some(failed(digest, version, &error));
+                if self.notes.wish().is_some_and(|wish| wish.digest == digest) {
+                    *self.lock_refused() = Some(failed(digest, version, &error));
+                }
                 self.notes.withdraw(digest)
             }
         };
@@ -310,14 +316,12 @@ impl Service {
         sys::files::replace(&self.board.checks, text.as_bytes(), 0o600).map_err(std::io::Error::other).doing(told)
     }
 
+    /// Nobody wants it any more. Where it is being staged that goes on, and ends with a slot that nobody tries.
     fn withdraw(&self, digest: Digest) -> Result<(), Error> {
-        match self.working() {
-            Some((working, _, _)) if working == digest => Err(Error::Busy(digest)),
-            _ => {
-                self.lock_refused().take_if(|refused| refused.digest == digest);
-                self.notes.withdraw(digest)
-            }
-        }
+        // Not while the end of its staging is being noted.
+        let _working = self.lock_work();
+        self.lock_refused().take_if(|refused| refused.digest == digest);
+        self.notes.withdraw(digest)
     }
 
     /// The boot script tries the other slot where one cannot be read: a trial that we come from is over then.
@@ -653,6 +657,42 @@ mod tests {
         assert_eq!(fixture.offer(&service, "2"), Reply::Accepted { digest });
         fixture.is_staged(&service);
         assert_eq!(service.status().unwrap().wanted.unwrap().state, State::Staged);
+    }
+
+    /// A board as it is while it stages "2": the thread has ended, and what it works on is said to go on.
+    fn staging(fixture: &Fixture, service: &Arc<Service>) -> Digest {
+        let digest = fixture.bundle("2", 1);
+        assert_eq!(fixture.offer(service, "2"), Reply::Accepted { digest });
+        fixture.is_staged(service);
+        *service.lock_work() = Some((digest, 1, 2));
+        digest
+    }
+
+    #[test]
+    fn what_is_being_staged_is_not_wanted_once_what_runs_is_asked_for_again() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        let digest = staging(&fixture, &service);
+        assert!(matches!(service.status().unwrap().wanted.unwrap().state, State::Staging { .. }));
+        assert!(matches!(fixture.offer(&service, "1"), Reply::Accepted { .. }), "undone at once");
+        assert_eq!(service.status().unwrap().wanted, None);
+        assert_eq!(fixture.offer(&service, "2"), Reply::Accepted { digest });
+        assert_eq!(service.status().unwrap().wanted.map(|wanted| wanted.digest), Some(digest), "wanted again");
+    }
+
+    #[test]
+    fn what_is_being_staged_can_be_withdrawn() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        let digest = staging(&fixture, &service);
+        fixture.bundle("3", 1);
+        let Reply::Refused(told) = fixture.offer(&service, "3") else { panic!("one at a time") };
+        assert_eq!(told, format!("{digest} is on its way; it must end first"));
+        assert_eq!(service.answer(Request::Withdraw { digest }, None), (Reply::Done, false));
+        *service.lock_work() = None;
+        let status = service.status().unwrap();
+        assert_eq!((status.wanted, status.failed), (None, None));
+        assert_eq!(service.ledger().unwrap().spare, Slot::Staged, "nobody tries it");
     }
 
     /// Offers a file; why it is refused, which the status tells as well, and that nothing else has changed.
