@@ -12,11 +12,9 @@ use crate::sector::{self, BYTES, Sector};
 /// enough apart that no flash page holds both.
 pub const PLACES: [u64; 2] = [0x10, 0x410];
 
-/// The ledger on `device`; `None` where neither sector is valid.
+/// The ledger on `device`; `None` where neither sector is valid. A sector that cannot be read is as good as a broken one.
 pub fn load<D: Read + Seek>(device: &mut D) -> Result<Option<Ledger>, D::Error> {
-    let first = read(device, PLACES[0])?;
-    let second = read(device, PLACES[1])?;
-    Ok(match (first, second) {
+    Ok(match both(device)? {
         (Some(first), Some(second)) if is_newer(second.sequence, first.sequence) => Some(second),
         (Some(first), _) => Some(first),
         (None, second) => second,
@@ -25,9 +23,7 @@ pub fn load<D: Read + Seek>(device: &mut D) -> Result<Option<Ledger>, D::Error> 
 
 /// Writes `ledger` over the older or the broken of the two sectors.
 pub fn save<D: Read + Write + Seek>(device: &mut D, ledger: &Ledger) -> Result<(), D::Error> {
-    let first = read(device, PLACES[0])?;
-    let second = read(device, PLACES[1])?;
-    let place = match (first, second) {
+    let place = match both(device)? {
         (Some(first), Some(second)) if is_newer(first.sequence, second.sequence) => PLACES[1],
         (Some(_), None) => PLACES[1],
         _ => PLACES[0],
@@ -35,6 +31,14 @@ pub fn save<D: Read + Write + Seek>(device: &mut D, ledger: &Ledger) -> Result<(
     device.seek(SeekFrom::Start(place * BYTES as u64))?;
     device.write_all(&sector::encode(ledger))?;
     device.flush()
+}
+
+/// What both sectors say; an error only where neither says anything and one cannot be read.
+fn both<D: Read + Seek>(device: &mut D) -> Result<(Option<Ledger>, Option<Ledger>), D::Error> {
+    match (read(device, PLACES[0]), read(device, PLACES[1])) {
+        (Err(error), Ok(None) | Err(_)) | (Ok(None), Err(error)) => Err(error),
+        (first, second) => Ok((first.ok().flatten(), second.ok().flatten())),
+    }
 }
 
 /// Sequence numbers go round.
@@ -84,6 +88,34 @@ mod tests {
         }
     }
 
+    /// A disk some sectors of which cannot be read, whatever is written to them.
+    struct Worn(Memory, vec::Vec<u64>);
+
+    impl embedded_io::ErrorType for Worn {
+        type Error = std::io::Error;
+    }
+    impl Read for Worn {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            if self.1.contains(&(self.0.0.position() / BYTES as u64)) {
+                return Err(std::io::Error::other("worn out"));
+            }
+            self.0.read(into)
+        }
+    }
+    impl Write for Worn {
+        fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+            self.0.write(from)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            self.0.flush()
+        }
+    }
+    impl Seek for Worn {
+        fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
     fn blank() -> Memory {
         Memory(Cursor::new(vec![0; (PLACES[1] as usize + 1) * BYTES]))
     }
@@ -117,6 +149,31 @@ mod tests {
         // And the broken one is what the next writing replaces.
         save(&mut device, &new).unwrap();
         assert_eq!(load(&mut device).unwrap(), Some(new));
+    }
+
+    #[test]
+    fn one_sector_that_cannot_be_read_leaves_the_ledger_of_the_other() {
+        let ledger = Ledger::new();
+        let next = ledger.apply(Name::B, Move::Stage).unwrap();
+        for (worn, loaded) in [(PLACES[0], next), (PLACES[1], ledger)] {
+            let mut device = Worn(blank(), vec![]);
+            save(&mut device, &ledger).unwrap();
+            save(&mut device, &next).unwrap();
+            device.1.push(worn);
+            assert_eq!(load(&mut device).unwrap(), Some(loaded));
+            // What can be read is not written over, as it is all there is.
+            save(&mut device, &loaded.apply(Name::B, Move::Clear).unwrap()).unwrap();
+            assert_eq!(load(&mut device).unwrap(), Some(loaded));
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_read_anywhere_is_an_error_and_not_a_new_one() {
+        for unreadable in [&PLACES[..], &PLACES[..1], &PLACES[1..]] {
+            let mut device = Worn(blank(), unreadable.to_vec());
+            assert_eq!(load(&mut device).unwrap_err().kind(), std::io::ErrorKind::Other);
+            assert!(save(&mut device, &Ledger::new()).is_err());
+        }
     }
 
     /// What the sector holds after a write of `new` over `old` that ended early: the first bytes arrived, or the last ones.
