@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! * what is refused is refused before the first byte is written ([`crate::device`]);
-//! * the beginning of the disk, with its partition table, is written last: a card pulled out midway is no card of ours;
+//! * the beginning of the disk, with its partition table, is wiped first and written last, when all the rest is on the card: a
+//!   card pulled out midway is no card of ours, nor any more of the one it was;
 //! * what nobody will ever read is not written: of an empty slot only the part that says it is empty;
 //! * it is done once every byte was read back from the card, not from memory.
 
@@ -114,13 +115,7 @@ fn firmware_with(image: &Path, pieces: &[Piece], brought: &Brought, into: &Path)
     let piece = pieces[FIRMWARE];
     let mut from = File::open(image).doing(format_args!("open {}", image.display()))?;
     from.seek(SeekFrom::Start(piece.at)).doing(format_args!("read {}", image.display()))?;
-    let mut file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(into)
-        .doing(format_args!("make {}", into.display()))?;
+    let mut file = secret(into).doing(format_args!("make {}", into.display()))?;
     let copied = std::io::copy(&mut from.take(piece.bytes), &mut file).doing("copy the boot partition")?;
     if copied != piece.bytes {
         return Err(wrong(format_args!("{} ends within its boot partition", image.display())));
@@ -130,12 +125,19 @@ fn firmware_with(image: &Path, pieces: &[Piece], brought: &Brought, into: &Path)
     }
     let Some(text) = &brought.settings else { return Ok(()) };
     let source = into.with_extension("toml");
-    fs::write(&source, text).doing("write the settings")?;
     let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(EPOCH);
-    let dated = File::options().write(true).open(&source).and_then(|file| file.set_modified(epoch));
-    let put = dated.doing("date the settings").and_then(|()| put(into, &source, settings::FILE));
+    let written = secret(&source).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.set_modified(epoch)
+    });
+    let put = written.doing("write the settings").and_then(|()| put(into, &source, settings::FILE));
     let _absent = fs::remove_file(&source);
     put
+}
+
+/// An empty file for what nobody else may read: the settings hold the token to join with.
+fn secret(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).write(true).truncate(true).mode(0o600).open(path)
 }
 
 /// Copies a file into a boot partition.
@@ -178,7 +180,13 @@ struct Card<'a> {
 impl Card<'_> {
     fn write(&self, image: &Path, firmware: &Path, pieces: &[Piece], progress: Progress<'_>) -> Result<()> {
         let doing = format!("write {}", self.path.display());
+        if !self.may_skip_zeros {
+            self.wipe_beginning(pieces).doing(&doing)?;
+        }
         each_chunk(image, firmware, pieces, "writing", progress, |at, bytes, _| {
+            if at == 0 {
+                self.file.sync_data().doing(&doing)?;
+            }
             if self.may_skip_zeros && bytes.iter().all(|byte| *byte == 0) {
                 return Ok(());
             }
@@ -187,6 +195,15 @@ impl Card<'_> {
         })?;
         progress("letting it all reach the card", 0, 0);
         self.file.sync_all().doing(&doing)
+    }
+
+    /// A used card would still boot midway, from what is left of it and what is new.
+    fn wipe_beginning(&self, pieces: &[Piece]) -> std::io::Result<()> {
+        let bytes = pieces.iter().filter(|piece| piece.at == 0).map(|piece| piece.bytes).sum();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))?;
+        std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+        file.sync_data()
     }
 
     fn verify(&self, image: &Path, firmware: &Path, pieces: &[Piece], progress: Progress<'_>) -> Result<()> {
@@ -493,6 +510,33 @@ mod tests {
             ("partition table and ledger", 0, MIB),
         ];
         assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn a_used_card_boots_nothing_until_all_of_the_new_image_is_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image(folder.path());
+        let path = folder.path().join("card");
+        fs::copy(&image, &path).unwrap();
+        let (pieces, firmware) = (pieces(&image).unwrap(), folder.path().join("fat"));
+        firmware_with(&image, &pieces, &Brought::default(), &firmware).unwrap();
+        // It ends within the data partition, as a card does that is pulled out there.
+        File::options().write(true).open(&image).and_then(|file| file.set_len(6 * MIB + 7)).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let card = Card { path: &path, file, may_skip_zeros: false };
+        card.write(&image, &firmware, &pieces, &mut |_, _, _| {}).unwrap_err();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[..MIB as usize].iter().all(|byte| *byte == 0), "it has no partition table");
+        assert!(bytes[MIB as usize..][..MIB as usize].iter().any(|byte| *byte != 0), "only the beginning is wiped");
+    }
+
+    #[test]
+    fn what_holds_a_secret_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        let mode = secret(&path).and_then(|file| file.metadata()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
