@@ -92,13 +92,16 @@ fn hear(service: &Arc<Service>, caller: &OwnedFd, restart: &impl Fn()) -> std::i
     sent
 }
 
+/// What is being staged, how many of its chunks are done, and of how many.
+type Working = (Digest, u32, u32);
+
 /// The service's state.
 pub struct Service {
     board: Board,
     slots: Slots,
     notes: Notes,
     /// The bundle that is being staged, and how far.
-    work: Mutex<Option<(Digest, u32, u32)>>,
+    work: Mutex<Option<Working>>,
     /// What was offered last, if it was refused. Not noted: a full disk may be the reason, and who wants it offers it again.
     refused: Mutex<Option<Failed>>,
     /// What the slots hold, as of a ledger's sequence number.
@@ -238,6 +241,7 @@ impl Service {
 
     /// Stages, in a thread of its own.
     fn work(&self, mut device: Device, mut bundle: Bundle<File>, security_epoch: u32) {
+        let _ends = EndsWithPanic(&self.work);
         let (digest, version) = (bundle.digest(), bundle.head().version.clone());
         let target = self.target(security_epoch);
         let told = |done: usize, of: usize| *self.lock_work() = Some((digest, done as u32, of as u32));
@@ -376,7 +380,7 @@ impl Service {
         Target { board: self.board.name.clone(), arch: self.board.arch.clone(), security_epoch, slot_bytes }
     }
 
-    fn working(&self) -> Option<(Digest, u32, u32)> {
+    fn working(&self) -> Option<Working> {
         *self.lock_work()
     }
 
@@ -384,8 +388,20 @@ impl Service {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_work(&self) -> MutexGuard<'_, Option<(Digest, u32, u32)>> {
+    fn lock_work(&self) -> MutexGuard<'_, Option<Working>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Staging that panics is over: nobody waits for it.
+struct EndsWithPanic<'a>(&'a Mutex<Option<Working>>);
+
+impl Drop for EndsWithPanic<'_> {
+    fn drop(&mut self) {
+        // Otherwise it has ended, and the next one may have begun.
+        if std::thread::panicking() {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 }
 
@@ -693,6 +709,23 @@ mod tests {
         let status = service.status().unwrap();
         assert_eq!((status.wanted, status.failed), (None, None));
         assert_eq!(service.ledger().unwrap().spare, Slot::Staged, "nobody tries it");
+    }
+
+    #[test]
+    fn staging_that_panics_is_over() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        let digest = staging(&fixture, &service);
+        let staged = Arc::clone(&service);
+        let thread = std::thread::spawn(move || {
+            let _ends = EndsWithPanic(&staged.work);
+            let _working = staged.lock_work();
+            panic!("as a mistake of ours does");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(service.working(), None);
+        assert_eq!(fixture.offer(&service, "2"), Reply::Accepted { digest });
+        fixture.is_staged(&service);
     }
 
     /// Offers a file; why it is refused, which the status tells as well, and that nothing else has changed.
