@@ -38,6 +38,17 @@ pub trait Medium:
     /// Forgets what memory knows of the disk, so that the next reading is one of the disk itself.
     fn forget(&mut self) -> Result<(), Failure>;
 
+    /// Waits until nobody else has the disk for itself, and has it then, until [`Medium::unlock`] or until it is closed. The
+    /// ledger is written by PID 1 and by the update service: each reads it first, and neither may overlook what the other writes.
+    fn lock(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Lets others have it.
+    fn unlock(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Fills `into` from byte `at` on.
     fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<(), Failure> {
         self.seek(SeekFrom::Start(at))?;
@@ -96,6 +107,12 @@ pub fn ledger(medium: &mut impl Medium) -> Result<Ledger, Error> {
     Ok(store::load(medium).doing("read the ledger")?.unwrap_or_default())
 }
 
+/// The ledger, to be written next: nobody else reads it until `medium` is unlocked or closed.
+pub fn ledger_to_write(medium: &mut impl Medium) -> Result<Ledger, Error> {
+    medium.lock().doing("lock the ledger")?;
+    ledger(medium)
+}
+
 /// Writes the ledger; it lasts when this returns.
 pub fn keep(medium: &mut impl Medium, ledger: &Ledger) -> Result<(), Error> {
     store::save(medium, ledger).doing("write the ledger")
@@ -144,5 +161,46 @@ impl Medium for Device {
         // A kernel that keeps what it was asked to forget makes the reading back worth less, and nothing wrong.
         let _kept = posix_fadvise(&self.0, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         Ok(())
+    }
+
+    fn lock(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.0.lock() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                locked => return Ok(locked?),
+            }
+        }
+    }
+
+    fn unlock(&mut self) -> Result<(), Failure> {
+        Ok(self.0.unlock()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn;
+    use slots::{Cause, Move, Slot};
+    use std::time::Duration;
+
+    #[test]
+    fn a_turn_waits_for_who_is_about_to_write_the_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        let trying = Ledger::new().apply(Name::B, Move::Stage).unwrap().apply(Name::B, Move::Try { tries: 3 }).unwrap();
+        let mut service = Device::open(&disk).unwrap();
+        keep(&mut service, &trying).unwrap();
+        let before = ledger_to_write(&mut service).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let mut other = Device::open(&disk).unwrap();
+        let confirms = std::thread::spawn(move || tell.send(turn::confirm(&mut other, Name::B).unwrap()));
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "it waits");
+        keep(&mut service, &before.apply(Name::B, Move::Reject(Cause::Asked)).unwrap()).unwrap();
+        service.unlock().unwrap();
+        assert!(!told.recv().unwrap(), "what was given up is not confirmed");
+        confirms.join().unwrap().unwrap();
+        assert_eq!(ledger(&mut service).unwrap().spare, Slot::Empty);
     }
 }

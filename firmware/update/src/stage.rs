@@ -16,7 +16,7 @@ use slots::sector::BYTES;
 use slots::{Move, Name, Slot};
 
 use crate::error::Doing;
-use crate::medium::{Place, keep, ledger};
+use crate::medium::{Place, keep, ledger, ledger_to_write};
 use crate::{Error, Medium, Slots};
 
 /// What staging did.
@@ -73,8 +73,7 @@ pub fn stage<M: Medium, R: Read + Seek>(
     work.put_first(bundle)?;
     staged.written += 1;
     work.is_there(bundle, 0..1)?;
-    let staged_ledger = ledger(work.medium)?.apply(work.slot, Move::Stage)?;
-    keep(work.medium, &staged_ledger)?;
+    work.move_slot(Move::Stage)?;
     told(parts, parts);
     Ok(staged)
 }
@@ -88,11 +87,7 @@ struct Work<'a, M> {
 impl<M: Medium> Work<'_, M> {
     /// From here on nobody takes the slot for one.
     fn invalidate(&mut self) -> Result<(), Error> {
-        let before = ledger(self.medium)?;
-        let after = before.apply(self.slot, Move::Clear)?;
-        if before.spare != Slot::Empty {
-            keep(self.medium, &after)?;
-        }
+        self.move_slot(Move::Clear)?;
         let mut sector = [0; BYTES];
         self.medium.read_at(self.place.at, &mut sector).doing("read the slot's first sector")?;
         if sector.iter().any(|byte| *byte != 0) {
@@ -100,6 +95,16 @@ impl<M: Medium> Work<'_, M> {
             self.medium.flush().doing("wipe the slot's first sector")?;
         }
         Ok(())
+    }
+
+    /// Staging takes long: others may write the ledger before and after.
+    fn move_slot(&mut self, asked: Move) -> Result<(), Error> {
+        let before = ledger_to_write(self.medium)?;
+        let after = before.apply(self.slot, asked)?;
+        if asked != Move::Clear || before.spare != Slot::Empty {
+            keep(self.medium, &after)?;
+        }
+        self.medium.unlock().doing("unlock the ledger")
     }
 
     fn at<R: Read + Seek>(&self, bundle: &Bundle<R>, index: usize) -> u64 {

@@ -1,11 +1,12 @@
 //! Turning from one slot to the other: what is staged is tried, what is tried is confirmed or given up.
 //!
-//! Start at [`activate`]. Each is one writing of the ledger; doing it twice is doing it once.
+//! Start at [`activate`]. Each is one writing of the ledger; doing it twice is doing it once. Each has the disk for itself until
+//! the caller closes it.
 
 use bundle::Digest;
 use slots::{Cause, Move, Name, Slot};
 
-use crate::medium::{keep, ledger};
+use crate::medium::{keep, ledger_to_write};
 use crate::stage::head_of;
 use crate::{Error, Medium, Slots};
 
@@ -14,7 +15,7 @@ pub const TRIES: u8 = 3;
 
 /// The bundle in the other slot boots next, on trial.
 pub fn activate(medium: &mut impl Medium, slots: &Slots, digest: Digest) -> Result<(), Error> {
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     let spare = before.active.other();
     let found = head_of(medium, slots.place(spare))?.map(|(_, digest)| digest);
     if found != Some(digest) || before.spare == Slot::Empty {
@@ -28,7 +29,7 @@ pub fn activate(medium: &mut impl Medium, slots: &Slots, digest: Digest) -> Resu
 
 /// The slot we run from stays, if it was on trial; tells whether it was.
 pub fn confirm(medium: &mut impl Medium, running: Name) -> Result<bool, Error> {
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     if !matches!(before.slot(running), Slot::Trying { .. }) {
         return Ok(false);
     }
@@ -38,7 +39,7 @@ pub fn confirm(medium: &mut impl Medium, running: Name) -> Result<bool, Error> {
 
 /// The slot we run from is given up, if it was on trial; tells whether it was.
 pub fn reject(medium: &mut impl Medium, running: Name, cause: Cause) -> Result<bool, Error> {
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     if !matches!(before.slot(running), Slot::Trying { .. }) {
         return Ok(false);
     }
@@ -48,7 +49,7 @@ pub fn reject(medium: &mut impl Medium, running: Name, cause: Cause) -> Result<b
 
 /// Notes what is to be said if the trial of `running` ends without another word.
 pub fn note(medium: &mut impl Medium, running: Name, cause: Cause) -> Result<(), Error> {
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     if matches!(before.slot(running), Slot::Trying { .. }) && before.cause != cause {
         keep(medium, &before.apply(running, Move::Note(cause))?)?;
     }
@@ -57,7 +58,7 @@ pub fn note(medium: &mut impl Medium, running: Name, cause: Cause) -> Result<(),
 
 /// Says of a trial that ended before this start what only this start can know: that the watchdog ended it.
 pub fn bitten(medium: &mut impl Medium, running: Name) -> Result<bool, Error> {
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     let silent = matches!(before.cause, Cause::Panic | Cause::InitCrash | Cause::TriesUsedUp);
     if before.active != running || before.spare != Slot::Empty || !silent {
         return Ok(false);
@@ -71,7 +72,7 @@ pub fn roll_back(medium: &mut impl Medium, slots: &Slots, running: Name) -> Resu
     if reject(medium, running, Cause::Asked)? {
         return Ok(());
     }
-    let before = ledger(medium)?;
+    let before = ledger_to_write(medium)?;
     let other = running.other();
     if before.active != running {
         return Err(Error::Astray { running, active: before.active });
