@@ -9,6 +9,7 @@
 //!
 //! Not here: sockets, pipes and devices, which are left out; hard links, which become files of their own.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -40,8 +41,8 @@ type Archive<'a, W> = tar::Builder<BufWriter<Chunks<'a, W>>>;
 
 fn below<W: Write>(archive: &mut Archive<'_, W>, root: &Path, within: &Path, file: &Path) -> Result<(), BackupError> {
     let folder = root.join(within);
-    let mut names: Vec<_> =
-        fs::read_dir(&folder).doing("read volume", &folder)?.flatten().map(|entry| entry.file_name()).collect();
+    let entries = fs::read_dir(&folder).doing("read volume", &folder)?;
+    let mut names = names(entries.map(|entry| entry.map(|entry| entry.file_name()))).doing("read volume", &folder)?;
     names.sort();
     for name in names {
         let inner = within.join(name);
@@ -52,6 +53,11 @@ fn below<W: Write>(archive: &mut Archive<'_, W>, root: &Path, within: &Path, fil
         }
     }
     Ok(())
+}
+
+/// All of them: a backup that lacks what the disk did not tell looks whole, and is not.
+fn names(entries: impl Iterator<Item = io::Result<OsString>>) -> io::Result<Vec<OsString>> {
+    entries.collect()
 }
 
 fn one<W: Write>(
@@ -242,6 +248,15 @@ mod tests {
         assert_eq!(fs::read_link(target.join("link")).expect("it is there"), Path::new("../elsewhere"));
         fs::set_permissions(from.path().join("closed"), fs::Permissions::from_mode(0o700)).expect("set");
         fs::set_permissions(target.join("closed"), fs::Permissions::from_mode(0o700)).expect("set");
+    }
+
+    #[test]
+    fn a_folder_of_which_the_disk_tells_a_part_is_none() {
+        let told = || [Ok(OsString::from("a")), Ok(OsString::from("b"))];
+        assert_eq!(names(told().into_iter()).expect("all of them"), ["a", "b"]);
+        let broken = told().into_iter().chain([Err(io::Error::from_raw_os_error(5))]);
+        let error = names(broken).doing("read volume", Path::new("/data")).expect_err("the rest is not known");
+        assert_eq!(error.to_string(), "failed to read volume /data");
     }
 
     #[test]
