@@ -359,3 +359,48 @@ async fn the_kubelet_is_told_when_a_log_that_it_holds_is_read() {
     let mark = logs.live(1).with_extension("held");
     assert!(!mark.exists(), "nothing is written for a log that nobody holds");
 }
+
+/// One bad block of a card once ended the collecting of a whole node.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_be_read_keeps_no_other_one_waiting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pods, mut logs) = (folder.path().join("pods"), Logs::new(&folder.path().join("pods")));
+    let (path, bad) = (folder.path().join("skerry.log"), folder.path().join("bad.log"));
+    let door = faithful(&folder.path().join("store"));
+    // What is no file can be opened, but reading it fails.
+    [logs.live(0), bad.clone()].iter().for_each(|path| fs::create_dir(path).expect("made"));
+    logs.append(1, 1000);
+    fs::write(logs.live(0).with_file_name("1.log"), fs::read(logs.live(1)).expect("readable")).expect("written");
+    write_own(&path, true, 0..10);
+    let files = vec![("bad".to_owned(), bad), ("skerry".to_owned(), path)];
+    let running = collector_with(&pods, files, &door);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    running.abort();
+    let known = door.store.lock().expect("no panics").as_ref().expect("open").known("node");
+    let mut ends: Vec<(String, String, u64)> =
+        known.streams.into_iter().map(|(stream, position)| (stream.pod, stream.run, position.end)).collect();
+    let whole = |pod: &str, run: &str, end| (pod.to_owned(), run.to_owned(), end);
+    let bytes = bytes_of(1, 1000);
+    let wanted = [whole("", "0", 100), whole("pod-0", "1", bytes), whole("pod-1", "0", bytes)];
+    ends.sort();
+    assert_eq!(ends, wanted);
+}
+
+/// A container that had ended often, with much to say each time, once made batches that no store takes.
+#[tokio::test(start_paused = true)]
+async fn many_long_runs_of_a_container_are_sent_in_batches_that_the_store_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pods, mut logs) = (folder.path().join("pods"), Logs::new(&folder.path().join("pods")));
+    let door = faithful(&folder.path().join("store"));
+    logs.append(0, 3000);
+    for run in 1..12 {
+        fs::copy(logs.live(0), logs.live(0).with_file_name(format!("{run}.log"))).expect("copied");
+    }
+    assert!(logs.bytes(0) > 200 << 10, "{} bytes", logs.bytes(0));
+    let running = collector(&pods, &door);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    running.abort();
+    let known = door.store.lock().expect("no panics").as_ref().expect("open").known("node");
+    let ends: Vec<u64> = known.streams.iter().map(|(_, position)| position.end).collect();
+    assert_eq!(ends, [logs.bytes(0); 12]);
+}

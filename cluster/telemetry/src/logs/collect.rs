@@ -5,6 +5,8 @@
 //!
 //! Invariants:
 //! * memory holds one batch, and a name for each log there is;
+//! * a log that cannot be read keeps no other one waiting;
+//! * a batch is smaller than what the store takes, whatever there is to read;
 //! * nothing is written to this node's disk, but how far logs are read that the kubelet holds for it (`kubelet::logs`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,9 +26,9 @@ use http::Method;
 use tokio::net::TcpListener;
 
 use super::files;
-use super::follow::Follower;
+use super::follow::{CHUNK_BYTES_MAX, Follower};
 use super::kernel::Kernel;
-use super::wire::{Batch, Chunk, Content, Known, Position, Stored, Stream};
+use super::wire::{BATCH_BYTES_MAX, Batch, Chunk, Content, Known, Position, Stored, Stream};
 use crate::scrape;
 
 /// How often the files are looked at while nothing is written.
@@ -35,6 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// A batch is sent when it has so many bytes.
 const BATCH_BYTES: usize = 512 << 10;
+// The node's own files may pass it by a chunk, and then one of a container is read all the same, so that those do not wait.
+const _: () = assert!(BATCH_BYTES + 2 * CHUNK_BYTES_MAX < BATCH_BYTES_MAX);
 /// Beside the log of a container that is gone lies a file `RUN.held`: the kubelet keeps the log until that says a number which is
 /// the log's length, for five minutes at most.
 const HELD: &str = "held";
@@ -139,6 +143,8 @@ struct Collector<'a> {
     turn: usize,
     /// Whether it was said that logs cannot be let go of.
     cannot_let_go: bool,
+    /// What could not be read at the last look: it was said once.
+    unreadable: BTreeSet<PathBuf>,
 }
 
 impl<'a> Collector<'a> {
@@ -161,6 +167,7 @@ impl<'a> Collector<'a> {
             kernel: None,
             turn: 0,
             cannot_let_go: false,
+            unreadable: BTreeSet::new(),
         };
         collector.open_kernel();
         Ok(collector)
@@ -199,15 +206,11 @@ impl<'a> Collector<'a> {
     /// What is new, up to a batch.
     fn round(&mut self) -> Result<Batch, Trouble> {
         let (mut batch, mut bytes) = (Batch::default(), 0);
-        if let Some(kernel) = &mut self.kernel {
-            let booted = Timestamp(self.clock.now().0 - i128::from(self.clock.monotonic().0));
-            let path = || self.options.kernel.clone().unwrap_or_default();
-            let chunk = kernel.next(booted).map_err(|source| Trouble::Read { path: path(), source })?;
-            batch.chunks.extend(chunk.inspect(|chunk| bytes += size(chunk)));
-        }
-        self.read_files(&mut batch, &mut bytes)?;
+        self.read_kernel(&mut batch, &mut bytes);
+        self.read_files(&mut batch, &mut bytes);
         let folders = folders(&self.options.pods)?;
         let living: BTreeSet<&Path> = folders.iter().map(|(_, folder)| folder.as_path()).collect();
+        self.unreadable.retain(|path| !path.starts_with(&self.options.pods) || living.contains(path.as_path()));
         self.followers.retain(|stream, follower| {
             stream.pod.is_empty() && follower.was_there()
                 || living.contains(folder_of(&self.options.pods, stream).as_path())
@@ -215,7 +218,8 @@ impl<'a> Collector<'a> {
         let count = folders.len();
         for step in 0..count {
             let (stream, folder) = &folders[(self.turn + step) % count];
-            self.read(stream, folder, &mut batch, &mut bytes)?;
+            let read = self.read(stream, folder, &mut batch, &mut bytes);
+            self.say(folder, read);
             if bytes >= BATCH_BYTES {
                 self.turn = (self.turn + step + 1) % count;
                 break;
@@ -224,26 +228,57 @@ impl<'a> Collector<'a> {
         Ok(batch)
     }
 
-    /// Reads on in the node's own files. Those that say where in their log they begin are one stream. Others are a stream each,
-    /// named by its inode, so that renaming changes nothing.
-    fn read_files(&mut self, batch: &mut Batch, bytes: &mut usize) -> Result<(), Trouble> {
+    /// Says what cannot be read, once until it can be read again. Only that log waits: each round tries it anew.
+    fn say(&mut self, path: &Path, read: io::Result<()>) {
+        match read {
+            Ok(()) => _ = self.unreadable.remove(path),
+            Err(source) if self.unreadable.insert(path.to_owned()) => {
+                tracing::warn!("{}", chain(&Trouble::Read { path: path.to_owned(), source }));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn read_kernel(&mut self, batch: &mut Batch, bytes: &mut usize) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let booted = Timestamp(self.clock.now().0 - i128::from(self.clock.monotonic().0));
+        let read = kernel.next(booted).map(|chunk| {
+            *bytes += chunk.as_ref().map_or(0, size);
+            batch.chunks.extend(chunk);
+        });
+        if let Some(path) = &self.options.kernel {
+            self.say(path, read);
+        }
+    }
+
+    /// Reads on in the node's own files, as far as the batch has room.
+    fn read_files(&mut self, batch: &mut Batch, bytes: &mut usize) {
         for (name, path) in &self.options.files {
-            let failed = |source| Trouble::Read { path: path.clone(), source };
-            // It is being rotated: the next round will see.
-            let Some(found) = files::own(path).map_err(failed)? else { continue };
-            let (whole, apart): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| file.says_start);
-            let mut streams: Vec<(String, Vec<_>)> =
-                apart.into_iter().map(|file| (file.piece.inode.to_string(), vec![file.piece])).collect();
-            if !whole.is_empty() {
-                streams.push((OWN_RUN.to_owned(), whole.into_iter().map(|file| file.piece).collect()));
+            let read = self.read_file(name, path, batch, bytes);
+            self.say(path, read);
+        }
+    }
+
+    /// Those files that say where in their log they begin are one stream. Others are a stream each, named by its inode, so that
+    /// renaming changes nothing.
+    fn read_file(&mut self, name: &str, path: &Path, batch: &mut Batch, bytes: &mut usize) -> io::Result<()> {
+        // It is being rotated: the next round will see.
+        let Some(found) = files::own(path)? else { return Ok(()) };
+        let (whole, apart): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| file.says_start);
+        let mut streams: Vec<(String, Vec<_>)> =
+            apart.into_iter().map(|file| (file.piece.inode.to_string(), vec![file.piece])).collect();
+        if !whole.is_empty() {
+            streams.push((OWN_RUN.to_owned(), whole.into_iter().map(|file| file.piece).collect()));
+        }
+        for (run, pieces) in streams {
+            if *bytes >= BATCH_BYTES {
+                break;
             }
-            for (run, pieces) in streams {
-                let (node, container) = (self.options.node.clone(), name.clone());
-                let stream = Stream { node, container, run, ..Stream::default() };
-                let chunk = self.follower(stream).next(&pieces).map_err(failed)?;
-                *bytes += chunk.as_ref().map_or(0, size);
-                batch.chunks.extend(chunk);
-            }
+            let (node, container) = (self.options.node.clone(), name.to_owned());
+            let stream = Stream { node, container, run, ..Stream::default() };
+            let chunk = self.follower(stream).next(&pieces)?;
+            *bytes += chunk.as_ref().map_or(0, size);
+            batch.chunks.extend(chunk);
         }
         Ok(())
     }
@@ -253,32 +288,36 @@ impl<'a> Collector<'a> {
         self.followers.entry(stream).or_insert_with_key(|stream| Follower::new(stream.clone(), known))
     }
 
-    /// Reads on in each run of a container.
-    fn read(&mut self, stream: &Stream, folder: &Path, batch: &mut Batch, bytes: &mut usize) -> Result<(), Trouble> {
-        let failed = |source| Trouble::Read { path: folder.to_owned(), source };
+    /// Reads on in each run of a container, until the batch is full. A run that cannot be read is passed over, and told last.
+    fn read(&mut self, stream: &Stream, folder: &Path, batch: &mut Batch, bytes: &mut usize) -> io::Result<()> {
         let runs = match files::read(folder) {
             Ok(Some(runs)) => runs,
             // It changes, or it is gone: the next round will see.
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error),
         };
+        let mut done = Ok(());
         for (run, pieces) in runs {
             let stream = Stream { node: self.options.node.clone(), run, ..stream.clone() };
             let mark = folder.join(format!("{}.{HELD}", stream.run));
             let follower = self.follower(stream);
-            match follower.next(&pieces).map_err(failed)? {
-                Some(chunk) => {
+            match follower.next(&pieces) {
+                Ok(Some(chunk)) => {
                     *bytes += size(&chunk);
                     batch.chunks.push(chunk);
                 }
-                None => {
+                Ok(None) => {
                     let stored = follower.stored();
                     self.let_go(&mark, stored);
                 }
+                Err(error) => done = Err(error),
+            }
+            if *bytes >= BATCH_BYTES {
+                break;
             }
         }
-        Ok(())
+        done
     }
 
     /// Tells the kubelet that a log which it holds for us is stored up to here, where it has not been told so.

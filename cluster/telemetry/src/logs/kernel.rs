@@ -12,6 +12,7 @@ use std::path::Path;
 
 use base::Timestamp;
 
+use super::follow::CHUNK_BYTES_MAX;
 use super::wire::{Chunk, Content, Position, Stream};
 
 /// So many records at a time.
@@ -70,6 +71,9 @@ impl Kernel {
     pub(crate) fn next(&mut self, booted: Timestamp) -> io::Result<Option<Chunk>> {
         let (mut bytes, start) = (Vec::new(), self.at.end);
         for _ in 0..RECORDS_MAX {
+            if bytes.len() >= CHUNK_BYTES_MAX {
+                break;
+            }
             let Some((number, line)) = self.record(booted)? else { break };
             if number < self.at.end {
                 continue;
