@@ -499,7 +499,7 @@ impl Inner {
                 break;
             }
             bytes -= oldest.bytes;
-            if let Err(error) = fs::remove_file(Segment::path(&options.folder, oldest.number)) {
+            if let Err(error) = frame::remove(&Segment::path(&options.folder, oldest.number)) {
                 tracing::warn!("failed to remove an old segment of the log store: {error}");
                 break;
             }

@@ -219,7 +219,7 @@ impl Inner {
             if bytes + more <= options.bytes_max {
                 return;
             }
-            if let Err(error) = fs::remove_file(Segment::path(&options.folder, oldest.number)) {
+            if let Err(error) = frame::remove(&Segment::path(&options.folder, oldest.number)) {
                 return tracing::warn!("failed to remove an old segment of the metric store: {error}");
             }
             self.segments.pop_front();
@@ -333,6 +333,20 @@ mod tests {
         assert_eq!(all(&store, "a{}"), wanted);
         let bytes = store.size() as f64 / 400.0;
         assert!(bytes < 8.0, "{bytes} bytes a sample");
+    }
+
+    #[test]
+    fn a_segment_that_somebody_removed_does_not_keep_the_others_from_going() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options { bytes_max: 4000, segment_bytes: 900, ..Options::new(folder.path()) };
+        let store = MetricStore::open(options).expect("open");
+        store.ingest(round(0, 0.0)).expect("taken");
+        store.ingest(round(600, 0.0)).expect("taken");
+        fs::remove_file(Segment::path(folder.path(), 0)).expect("removed");
+        for step in 0..3000 {
+            store.ingest(round(1200 + step * 15, step as f64)).expect("taken");
+            assert!(store.size() <= 4000);
+        }
     }
 
     #[test]

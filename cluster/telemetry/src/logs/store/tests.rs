@@ -309,6 +309,22 @@ fn the_oldest_segments_go_and_their_lines_do_not_come_back() {
     assert_eq!(send(&store, vec![bytes("a", at, &line("a", 2000))]), [at + line("a", 2000).len() as u64]);
 }
 
+#[test]
+fn a_segment_that_somebody_removed_does_not_keep_the_others_from_going() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = LogStore::open(Options { bytes_max: 8000, ..options(folder.path()) }).expect("the store opens");
+    let first = text("a", 100);
+    send(&store, vec![bytes("a", 0, &first)]);
+    fs::remove_file(Segment::path(folder.path(), 0)).expect("removed");
+    let mut at = first.len() as u64;
+    for number in 100..2000 {
+        let line = line("a", number);
+        send(&store, vec![bytes("a", at, &line)]);
+        at += line.len() as u64;
+    }
+    assert!(store.size().0 <= 8000, "{} bytes", store.size().0);
+}
+
 /// After a crash every stream ends where it says, has each line before once, and takes the rest: nothing that was there
 /// before is gone.
 fn check_after_crash(folder: &Path, before: &BTreeMap<&str, usize>, sent: &BTreeMap<&str, usize>, state: &str) {
