@@ -28,6 +28,8 @@ const SERIES_MAX: usize = 10_000;
 const SAMPLES_MAX: usize = 100_000;
 /// Samples of an answer.
 const ANSWER_MAX: usize = 100_000;
+/// Steps that are made longer are no shorter than this, in milliseconds: nothing is measured more often.
+const STEP_MS_MIN: i64 = 1000;
 const LEVEL: i32 = 3;
 
 /// What a store is given.
@@ -148,10 +150,10 @@ impl MetricStore {
     }
 
     /// The samples from `since` to before `until` of every series that `wanted` accepts: the last in each `step`, in
-    /// milliseconds, or all of them if that is 0.
+    /// milliseconds, or all of them if that is 0. Where that would be too many, the steps are longer.
     pub fn series(&self, since: i64, until: i64, step: i64, wanted: impl Fn(&str) -> bool) -> Series {
         let (blocks, pending) = self.inner().parts(since, until, &wanted);
-        let (mut found, mut count) = (Series::new(), 0);
+        let mut found = Found { series: Series::new(), count: 0, step };
         let packed = blocks.into_iter().flat_map(|(file, at)| match read(&file, at) {
             Ok(columns) => columns,
             Err(error) => {
@@ -161,18 +163,35 @@ impl MetricStore {
         });
         let packed = packed.filter(|column| wanted(&column.name)).map(|column| (column.name.clone(), unpack(&column)));
         for (name, samples) in packed.chain(pending) {
-            let timely = samples.into_iter().filter(|(time, _)| *time >= since && *time < until);
-            let timely = thinned(timely, step);
-            count += timely.len();
-            if count > ANSWER_MAX {
-                break;
-            }
-            if !timely.is_empty() {
-                found.entry(name).or_default().extend(timely);
-            }
+            found.add(name, samples.into_iter().filter(|(time, _)| *time >= since && *time < until));
         }
-        // A step may have begun in one block and ended in the next.
-        found.into_iter().map(|(name, samples)| (name, thinned(samples.into_iter(), step))).collect()
+        found.series
+    }
+}
+
+/// An answer that grows, and stays within what an answer may hold.
+struct Found {
+    series: Series,
+    count: usize,
+    step: i64,
+}
+
+impl Found {
+    /// Takes in samples of a series. A step may have begun in one block and ended in the next.
+    fn add(&mut self, name: String, samples: impl Iterator<Item = (i64, f64)>) {
+        let mut samples = samples.peekable();
+        if samples.peek().is_none() || self.count >= ANSWER_MAX && !self.series.contains_key(&name) {
+            return;
+        }
+        let kept = self.series.entry(name).or_default();
+        self.count -= kept.len();
+        samples.for_each(|sample| keep(kept, sample, self.step));
+        self.count += kept.len();
+        while self.count > ANSWER_MAX && self.step < i64::MAX {
+            self.step = self.step.max(STEP_MS_MIN).saturating_mul(2);
+            self.series.values_mut().for_each(|kept| *kept = thinned(kept, self.step));
+            self.count = self.series.values().map(Vec::len).sum();
+        }
     }
 }
 
@@ -270,15 +289,17 @@ fn pack(name: &str, samples: &[(i64, f64)]) -> Column {
 }
 
 /// The last sample in each step. Of a counter that loses nothing but detail, of the rest it is as good as any other.
-fn thinned(samples: impl Iterator<Item = (i64, f64)>, step: i64) -> Vec<(i64, f64)> {
-    let mut kept: Vec<(i64, f64)> = Vec::new();
-    for sample in samples {
-        match kept.last_mut() {
-            Some(last) if step > 0 && last.0.div_euclid(step) == sample.0.div_euclid(step) => *last = sample,
-            _ => kept.push(sample),
-        }
-    }
+fn thinned(samples: &[(i64, f64)], step: i64) -> Vec<(i64, f64)> {
+    let mut kept = Vec::new();
+    samples.iter().for_each(|sample| keep(&mut kept, *sample, step));
     kept
+}
+
+fn keep(kept: &mut Vec<(i64, f64)>, sample: (i64, f64), step: i64) {
+    match kept.last_mut() {
+        Some(last) if step > 0 && last.0.div_euclid(step) == sample.0.div_euclid(step) => *last = sample,
+        _ => kept.push(sample),
+    }
 }
 
 fn unpack(column: &Column) -> Vec<(i64, f64)> {
@@ -333,6 +354,27 @@ mod tests {
         assert_eq!(all(&store, "a{}"), wanted);
         let bytes = store.size() as f64 / 400.0;
         assert!(bytes < 8.0, "{bytes} bytes a sample");
+    }
+
+    /// What was counted was what each block had, not what was left of it: of a week the newest days were missing.
+    #[test]
+    fn a_long_time_of_many_series_ends_with_the_newest_samples() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = MetricStore::open(Options::new(folder.path())).expect("open");
+        let last = 239 * 600_000;
+        for time in (0..=last).step_by(600_000) {
+            let values = (0..1000).map(|number| (format!("s{number}"), 1.0)).collect();
+            store.ingest(Round { node: "n".into(), time, values }).expect("taken");
+        }
+        let check = |step: i64, expected: Option<usize>| {
+            let found = store.series(i64::MIN, i64::MAX, step, |_| true);
+            assert!(found.len() == 1000 && found.values().all(|samples| samples.last() == Some(&(last, 1.0))));
+            let count: usize = found.values().map(Vec::len).sum();
+            assert!(count <= ANSWER_MAX && expected.is_none_or(|expected| expected == count), "{count} samples");
+        };
+        check(3_600_000, Some(40_000));
+        check(0, None);
+        assert_eq!(store.series(i64::MIN, i64::MAX, 0, |name| name == "s7")["s7"].len(), 240);
     }
 
     #[test]
