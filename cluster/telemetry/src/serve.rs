@@ -286,7 +286,7 @@ fn query(asked: &Asked) -> Result<Query, Failure> {
         let built = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
         built.map_err(|error| Failure::bad_request(format!("invalid value for grep: {error}")))
     });
-    let after = Some(asked.get("continue")).filter(|place| !place.is_empty());
+    let after = Some(asked.get("continue")).filter(|mark| !mark.is_empty());
     let tail = number("tailLines")?;
     let every = Query::default();
     Ok(Query {
@@ -300,16 +300,16 @@ fn query(asked: &Asked) -> Result<Query, Failure> {
         pattern: pattern.transpose()?,
         limit: tail.or(number("limit")?).unwrap_or(every.limit),
         newest: tail.is_some(),
-        after: after.map(|place| place.parse().map_err(|()| wrong("continue"))).transpose()?,
+        after: after.map(|mark| mark.parse().map_err(|()| wrong("continue"))).transpose()?,
     })
 }
 
 fn page(page: &Page) -> Value {
     let items: Vec<Value> = page.entries.iter().map(item).collect();
-    let place = |place: Option<crate::logs::Place>| place.map(|place| place.to_string()).unwrap_or_default();
+    let mark = |mark: Option<crate::logs::Mark>| mark.map(|mark| mark.to_string()).unwrap_or_default();
     json!({
         "kind": "LogList", "apiVersion": format!("{GROUP}/{VERSION}"),
-        "metadata": {"continue": place(page.more)}, "last": place(page.last), "items": items,
+        "metadata": {"continue": mark(page.more)}, "last": mark(page.last), "items": items,
     })
 }
 

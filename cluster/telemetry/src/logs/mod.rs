@@ -10,6 +10,7 @@
 //! * the pieces of a stream in the store touch: where bytes are missing, a gap stands for them and says how many;
 //! * what is said to be stored may be lost in a power cut for some seconds; the collector is told, and sends it again.
 
+mod arrivals;
 pub mod collect;
 pub mod cri;
 mod files;
@@ -20,5 +21,5 @@ mod query;
 mod store;
 pub mod wire;
 
-pub use query::{Entry, Page, Place, Query, Source};
+pub use query::{Entry, Mark, Page, Query, Source};
 pub use store::{LogStore, Options, Sizes, StoreError};

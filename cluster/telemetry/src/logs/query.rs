@@ -5,7 +5,8 @@
 //! Invariants:
 //! * lines come in the order of their times, those of one moment in an order of their own that never changes;
 //! * a page holds at most [`LINES_MAX`] lines and about [`PAGE_BYTES_MAX`] bytes, whatever was asked for;
-//! * the place where a page ends names the last line in it, so that nothing is left out or told twice by going on there.
+//! * the mark where a page ends names the last line in it and the last batch that was looked at: nothing is left out or told
+//!   twice by going on there, and what comes later, with an earlier time, is told when all else was.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use base::Timestamp;
 use regex_lite::Regex;
 
+use super::arrivals::{Arrivals, Arrived};
 use super::cri;
 use super::frame::{Kind, Part};
 use super::wire::Stream;
@@ -47,8 +49,8 @@ pub struct Query {
     pub limit: usize,
     /// The last ones instead of the first ones.
     pub newest: bool,
-    /// Behind this one.
-    pub after: Option<Place>,
+    /// Where another page ended.
+    pub after: Option<Mark>,
 }
 
 impl Default for Query {
@@ -84,26 +86,68 @@ impl Query {
 
 /// The place of a line among all lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+struct Place {
     time: i64,
     stream: u64,
     incarnation: u32,
     start: u64,
 }
 
-impl fmt::Display for Place {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}.{:x}.{}.{}", self.time, self.stream, self.incarnation, self.start)
+/// Before all lines.
+const BEGIN: Place = Place { time: i64::MIN, stream: 0, incarnation: 0, start: 0 };
+
+/// Where a page ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    place: Place,
+    batches: Batches,
+}
+
+/// Which lines come behind a mark, by when they came to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batches {
+    /// Those behind the place: the mark is of a store that did not say more.
+    Any,
+    /// Those behind the place that came up to this batch.
+    UpTo(u64),
+    /// Those that came after this batch, wherever they are. If that is no longer known, those behind the place.
+    After(u64),
+    /// Those behind the place that came after the first batch up to the second.
+    Between(u64, u64),
+}
+
+impl Batches {
+    /// The first and the last batch; the last one of a store that has `newest`, if nothing is said.
+    fn ends(self, newest: u64) -> (Option<u64>, u64) {
+        match self {
+            Batches::Any => (None, newest),
+            Batches::UpTo(to) => (None, to),
+            Batches::After(from) => (Some(from), newest),
+            Batches::Between(from, to) => (Some(from), to),
+        }
     }
 }
 
-impl FromStr for Place {
+impl fmt::Display for Mark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { time, stream, incarnation, start } = self.place;
+        write!(out, "{time}.{stream:x}.{incarnation}.{start}")?;
+        match self.batches {
+            Batches::Any => Ok(()),
+            Batches::UpTo(to) => write!(out, "..{to}"),
+            Batches::After(from) => write!(out, ".{from}."),
+            Batches::Between(from, to) => write!(out, ".{from}.{to}"),
+        }
+    }
+}
+
+impl FromStr for Mark {
     type Err = ();
 
-    fn from_str(text: &str) -> Result<Place, ()> {
+    fn from_str(text: &str) -> Result<Mark, ()> {
         let parts: Vec<&str> = text.split('.').collect();
-        let [time, stream, incarnation, start] = parts.as_slice() else { return Err(()) };
-        let read = || -> Option<Place> {
+        let [time, stream, incarnation, start, batches @ ..] = parts.as_slice() else { return Err(()) };
+        let place = || -> Option<Place> {
             Some(Place {
                 time: time.parse().ok()?,
                 stream: u64::from_str_radix(stream, 16).ok()?,
@@ -111,7 +155,15 @@ impl FromStr for Place {
                 start: start.parse().ok()?,
             })
         };
-        read().ok_or(())
+        let number = |text: &str| text.parse::<u64>().map_err(|_| ());
+        let batches = match batches {
+            [] => Batches::Any,
+            ["", to] => Batches::UpTo(number(to)?),
+            [from, ""] => Batches::After(number(from)?),
+            [from, to] => Batches::Between(number(from)?, number(to)?),
+            _ => return Err(()),
+        };
+        Ok(Mark { place: place().ok_or(())?, batches })
     }
 }
 
@@ -145,14 +197,19 @@ pub struct Page {
     /// In the order of their times.
     pub entries: Vec<Entry>,
     /// Where to go on, if there may be more.
-    pub more: Option<Place>,
-    /// The place of the last line.
-    pub last: Option<Place>,
+    pub more: Option<Mark>,
+    /// Where to go on with what comes to the store later, once there is no more.
+    pub last: Option<Mark>,
 }
 
 /// The best lines so far.
 pub(crate) struct Search {
     query: Query,
+    /// The last line that was told.
+    after: Option<Place>,
+    arrived: Arrived,
+    /// What [`Batches::ends`] said.
+    ends: (Option<u64>, u64),
     found: BTreeMap<Place, Entry>,
     bytes: usize,
     /// Lines were found that had no room.
@@ -160,11 +217,25 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    pub(crate) fn new(query: Query) -> Search {
+    /// A search in a store that has had so many batches.
+    pub(crate) fn new(query: Query, arrivals: &Arrivals, newest: u64) -> Search {
+        let batches = query.after.map_or(Batches::Any, |mark| mark.batches);
+        let (from, to) = batches.ends(newest);
+        // Otherwise the store has lost its end.
+        let is_there = to <= newest && from.is_none_or(|from| from <= to);
+        let arrived = if is_there { arrivals.between(from, to) } else { None };
+        let ends = if arrived.is_some() { (from, to) } else { (None, newest) };
+        let arrived = arrived.unwrap_or_default();
+        let is_anywhere = matches!(batches, Batches::After(_)) && ends.0.is_some();
+        let after = query.after.map(|mark| mark.place).filter(|_| !is_anywhere);
         // Without this every page would read again all that the pages before it showed.
-        let since = query.after.map_or(query.since, |after| after.time.max(query.since));
+        let since = after.map_or(query.since, |after| after.time.max(query.since));
+        let since = arrived.first.map_or(since, |first| first.max(since));
         Search {
             query: Query { limit: query.limit.clamp(1, LINES_MAX), since, ..query },
+            after,
+            arrived,
+            ends,
             found: BTreeMap::new(),
             bytes: 0,
             left_out: false,
@@ -206,6 +277,9 @@ impl Search {
             return;
         }
         let (stream, hash) = (Arc::new(part.stream.clone()), hash(&part.stream));
+        if !self.arrived.is_about(hash) {
+            return;
+        }
         let place = |time, start| Place { time, stream: hash, incarnation: part.incarnation, start };
         if part.kind == Kind::Gap {
             let missing = part.end - part.start;
@@ -263,7 +337,10 @@ impl Search {
 
     fn put(&mut self, place: Place, make: impl FnOnce() -> Option<Entry>) {
         let timely = place.time >= self.query.since && place.time < self.query.until;
-        if !timely || self.query.after.is_some_and(|after| place <= after) {
+        if !timely || self.after.is_some_and(|after| place <= after) {
+            return;
+        }
+        if !self.arrived.has(place.stream, (place.incarnation, place.start)) {
             return;
         }
         let worst = if self.query.newest { self.found.first_key_value() } else { self.found.last_key_value() };
@@ -297,9 +374,17 @@ impl Search {
     }
 
     pub(crate) fn finish(self) -> Page {
-        let last = self.found.last_key_value().map(|(place, _)| *place);
-        let more = last.filter(|_| self.left_out && !self.query.newest);
-        Page { entries: self.found.into_values().collect(), more, last }
+        let (from, to) = self.ends;
+        let found = self.found.last_key_value().map(|(place, _)| *place);
+        let rest = from.map_or(Batches::UpTo(to), |from| Batches::Between(from, to));
+        let more = found.filter(|_| self.left_out && !self.query.newest);
+        // Also if nothing was found: what comes from now on is new.
+        let last = found.max(self.query.after.map(|mark| mark.place)).unwrap_or(BEGIN);
+        Page {
+            entries: self.found.into_values().collect(),
+            more: more.map(|place| Mark { place, batches: rest }),
+            last: Some(Mark { place: last, batches: Batches::After(to) }),
+        }
     }
 }
 
@@ -316,8 +401,23 @@ impl Entry {
 }
 
 /// Over the names, each ended: orders streams, protects nothing.
-fn hash(stream: &Stream) -> u64 {
+pub(crate) fn hash(stream: &Stream) -> u64 {
     let Stream { node, namespace, pod, uid, container, run } = stream;
     let bytes = [node, namespace, pod, uid, container, run].into_iter().flat_map(|name| name.bytes().chain([0]));
     base::fnv1a(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_come_back() {
+        for text in ["-7.1f.2.3", "-7.1f.2.3..9", "-7.1f.2.3.8.", "-7.1f.2.3.8.9"] {
+            assert_eq!(text.parse::<Mark>().map(|mark| mark.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "1.2.3", "1.2.3.x", "1.2.3.4.5", "1.2.3.4.5.6.7", "1.2.3.4..", "1.2.3.4.x."] {
+            assert_eq!(text.parse::<Mark>(), Err(()), "{text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //! * a stream only grows at its end: what is there already is passed over, what would leave a hole is not taken;
 //! * positions and lines are one write: after a crash anywhere both say the same;
 //! * the blocks of one sealing count together or not at all, and only once they do the journal forgets what is in them;
-//! * memory: the head (some megabytes, see [`Sizes`]), some dozen bytes a block, the names of at most [`STREAMS_MAX`] streams.
+//! * memory: the head (some megabytes, see [`Sizes`]), some dozen bytes a block, what came last ([`Arrivals`]), the names of at most [`STREAMS_MAX`] streams.
 //!
 //! Not here: who may ask (`apiserver`), how often to flush (`serve.rs`).
 
@@ -23,9 +23,10 @@ use std::time::Duration;
 
 use base::Timestamp;
 
+use super::arrivals::Arrivals;
 use super::cri;
 use super::frame::{self, Head, Kind, Part, Reader};
-use super::query::{Page, Query, Search};
+use super::query::{Page, Query, Search, hash};
 use super::wire::{Batch, Chunk, Content, Known, Position, Stream, check};
 
 /// If the head cannot be sealed (the disk is full), nothing more is taken when it is so many times too large.
@@ -112,6 +113,7 @@ struct Inner {
     dirty: bool,
     /// The last batch.
     batch: u64,
+    arrivals: Arrivals,
     /// When age was last looked at.
     looked: Option<i64>,
 }
@@ -211,9 +213,11 @@ impl LogStore {
             journal_bytes: 0,
             dirty: false,
             batch: sealed,
+            arrivals: Arrivals::default(),
             looked: None,
         };
         inner.replay(sealed).map_err(failed(&path))?;
+        inner.arrivals = Arrivals::new(inner.batch);
         if inner.journal_bytes == 0 {
             inner.begin_journal(&options.folder, 0).map_err(failed(&path))?;
         }
@@ -283,8 +287,7 @@ impl LogStore {
 
     /// Finds lines.
     pub fn query(&self, query: Query) -> Page {
-        let mut search = Search::new(query);
-        let mut blocks = self.inner().blocks(&mut search);
+        let (mut search, mut blocks) = self.inner().search(query);
         let newest = search.query().newest;
         blocks.sort_by_key(|(first, last, ..)| if newest { last.saturating_neg() } else { *first });
         for (first, last, file, at) in blocks {
@@ -305,6 +308,13 @@ impl LogStore {
 }
 
 impl Inner {
+    /// A search, and the blocks it must look into: all that came up to now.
+    fn search(&self, query: Query) -> (Search, Vec<(i64, i64, Arc<File>, u64)>) {
+        let mut search = Search::new(query, &self.arrivals, self.batch);
+        let blocks = self.blocks(&mut search);
+        (search, blocks)
+    }
+
     /// The blocks a search must look into. The head is searched at once.
     fn blocks(&self, search: &mut Search) -> Vec<(i64, i64, Arc<File>, u64)> {
         let wanted: BTreeSet<u32> = self
@@ -399,6 +409,7 @@ impl Inner {
         self.batch += 1;
         for (part, bytes) in fresh {
             self.advance(&part, &bytes);
+            self.arrivals.note(self.batch, hash(&part.stream), (part.incarnation, part.start), part.first);
             self.keep(part, &bytes);
         }
         Ok(())

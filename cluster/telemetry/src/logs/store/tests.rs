@@ -160,6 +160,58 @@ fn lines_are_found_by_name_time_and_text() {
     }
 }
 
+/// Who follows asks again where the last page ended: each line comes once, and those that come late, with times long past, too.
+#[test]
+fn who_follows_is_told_each_line_once_however_late_it_comes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for limit in [1, 7, 1000] {
+        let folder = folder.path().join(limit.to_string());
+        let mut store = open(&folder);
+        let (mut after, mut told) = (None, Vec::new());
+        for turn in 0..24 {
+            // The second pod's node is heard every sixth time only, with all that it has.
+            let pods = [("a", turn..turn + 1), ("b", if turn % 6 == 5 { turn - 5..turn + 1 } else { 0..0 })];
+            for (pod, turns) in pods {
+                let numbers = turns.start * 10..turns.end * 10;
+                let part: String = numbers.clone().map(|number| line(pod, number)).collect();
+                send(&store, vec![bytes(pod, text(pod, numbers.start).len() as u64, &part)]);
+            }
+            if turn == 18 {
+                // What came before a store was opened is told by its time.
+                drop(store);
+                store = open(&folder);
+            }
+            loop {
+                let page = store.query(Query { limit, after, ..Query::default() });
+                told.extend(page.entries.into_iter().map(|entry| entry.text));
+                after = page.more.or(page.last);
+                if page.more.is_none() {
+                    break;
+                }
+                // What comes between two pages is told behind them.
+                if turn == 20 {
+                    send(&store, vec![bytes("c", 0, &line("c", 0))]);
+                }
+            }
+        }
+        let mut wanted: Vec<String> = ["a", "b"].iter().flat_map(|pod| said(pod, 240)).collect();
+        wanted.extend(said("c", usize::from(limit < 10)));
+        (told.sort(), wanted.sort());
+        assert_eq!(told, wanted, "pages of {limit}");
+    }
+}
+
+#[test]
+fn who_follows_a_log_without_lines_is_told_the_first_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let page = store.query(Query { newest: true, ..Query::default() });
+    send(&store, vec![bytes("a", 0, &line("a", 0))]);
+    let page = store.query(Query { after: page.last, ..Query::default() });
+    assert_eq!(page.entries.len(), 1);
+    assert!(store.query(Query { after: page.last, ..Query::default() }).entries.is_empty());
+}
+
 /// A million lines took minutes to page through: each page read all blocks before it again.
 #[test]
 fn a_page_reads_no_block_that_ends_before_it() {
@@ -173,7 +225,7 @@ fn a_page_reads_no_block_that_ends_before_it() {
     }
     let (mut query, mut read) = (Query { limit: 100, ..Query::default() }, Vec::new());
     loop {
-        read.push(store.inner().blocks(&mut Search::new(query.clone())).len());
+        read.push(store.inner().search(query.clone()).1.len());
         query.after = store.query(query.clone()).more;
         if query.after.is_none() {
             break;
