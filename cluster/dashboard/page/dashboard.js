@@ -588,7 +588,7 @@ async function stored(values, text, signal, follows) {
 
 function logLine({ time, node, namespace, pod, container, text, missing }) {
   const name = pod ? `${namespace}/${pod}` : node;
-  const said = missing === undefined ? text : `(${missing} bytes are missing here)`;
+  const said = missing === undefined ? text : `(${text})`;
   return `${time.slice(0, 23)}Z ${name}/${container} ${said}\n`;
 }
 

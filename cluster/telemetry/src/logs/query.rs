@@ -283,7 +283,7 @@ impl Search {
         let place = |time, start| Place { time, stream: hash, incarnation: part.incarnation, start };
         if part.kind == Kind::Gap {
             let missing = part.end - part.start;
-            let unit = if part.stream.pod.is_empty() { "lines" } else { "bytes" };
+            let unit = if part.stream.counts_lines() { "lines" } else { "bytes" };
             let entry = Entry {
                 time: Timestamp(part.first.into()),
                 stream,

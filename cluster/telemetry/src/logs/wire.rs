@@ -26,8 +26,15 @@ pub struct Stream {
     pub uid: String,
     /// The container; for a node's own log what it is, such as `kernel`.
     pub container: String,
-    /// Which run of the container: `0` for the first.
+    /// Which run of the container: `0` for the first; for a node's own file which file, and empty for the kernel's log.
     pub run: String,
+}
+
+impl Stream {
+    /// Whether a place in it is a line: the kernel's log alone numbers its lines, and it alone has no runs.
+    pub(crate) fn counts_lines(&self) -> bool {
+        self.pod.is_empty() && self.run.is_empty()
+    }
 }
 
 /// How far the store has a stream.

@@ -126,6 +126,30 @@ fn gaps_and_numbered_lines_are_kept() {
     assert!(store.known("n2").streams.is_empty());
 }
 
+/// Of a node's own files bytes are missing, as of a container's log; of the kernel's log alone lines.
+#[test]
+fn a_gap_says_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let node = |container: &str, run: &str| Stream {
+        node: "n1".into(),
+        container: container.into(),
+        run: run.into(),
+        ..Stream::default()
+    };
+    for (stream, expected) in [
+        (node("kernel", ""), "5 lines of this log"),
+        (node("skerry", "0"), "5 bytes of this log"),
+        (node("other", "4711"), "5 bytes of this log"),
+        (stream("a"), "5 bytes of this log"),
+    ] {
+        let gap = Chunk { stream: stream.clone(), incarnation: 0, start: 0, end: 5, content: Content::Gap };
+        send(&store, vec![gap]);
+        let page = store.query(Query { container: stream.container, pod: stream.pod, ..Query::default() });
+        assert!(page.entries[0].text.starts_with(expected), "{}", page.entries[0].text);
+    }
+}
+
 #[test]
 fn lines_are_found_by_name_time_and_text() {
     let folder = tempfile::tempdir().expect("a folder");
