@@ -18,7 +18,7 @@ use super::wire::{Position, Stream};
 const MARK: [u8; 4] = *b"SKL1";
 const PRELUDE: usize = 20;
 /// A head names streams and positions; this many bytes are thousands of them.
-const HEAD_BYTES_MAX: usize = 16 << 20;
+pub(crate) const HEAD_BYTES_MAX: usize = 16 << 20;
 /// A body holds what one batch or one block holds.
 const BODY_BYTES_MAX: usize = 4 << 20;
 

@@ -35,6 +35,8 @@ const HEADS_MAX: usize = 4;
 const PART_BYTES: usize = 128 << 10;
 /// Names and positions kept: a cluster that starts a pod each minute makes so many in two weeks.
 const STREAMS_MAX: usize = 20_000;
+/// Bytes of their names: half of what the first frame of a journal, which has them all, may hold.
+const NAMES_BYTES_MAX: usize = frame::HEAD_BYTES_MAX / 2;
 const LEVEL: i32 = 3;
 /// Age is looked at each hour at least: a clock that has gone on by more since was set, and nothing has become older by that.
 const STEP_NANOS_MAX: i64 = 86_400_000_000_000;
@@ -172,22 +174,37 @@ impl Streams {
         self.positions.insert(number, position);
     }
 
-    /// Forgets those beyond the limit that no segment has lines of, the ones known for longest first.
-    fn shrink(&mut self, used: &BTreeSet<u32>) {
-        let surplus = self.names.len().saturating_sub(STREAMS_MAX);
-        let unused: Vec<u32> =
-            self.names.keys().filter(|number| !used.contains(number)).take(surplus).copied().collect();
+    /// Forgets those beyond the limit that no segment has lines of, the ones known for longest first. The answer is whether
+    /// the rest is within it.
+    fn shrink(&mut self, used: &BTreeSet<u32>) -> bool {
+        let mut bytes: usize = self.names.values().map(|name| bytes_of(name)).sum();
+        let unused: Vec<u32> = self.names.keys().filter(|number| !used.contains(number)).copied().collect();
         for number in unused {
+            if fits(self.names.len(), bytes) {
+                return true;
+            }
             self.positions.remove(&number);
             if let Some(name) = self.names.remove(&number) {
+                bytes -= bytes_of(&name);
                 self.numbers.remove(&name);
             }
         }
+        fits(self.names.len(), bytes)
     }
 
     fn all(&self) -> Vec<(Stream, Position)> {
         self.positions.iter().map(|(number, position)| ((*self.names[number]).clone(), *position)).collect()
     }
+}
+
+fn fits(names: usize, bytes: usize) -> bool {
+    names <= STREAMS_MAX && bytes <= NAMES_BYTES_MAX
+}
+
+/// What a name and its position take in a frame.
+fn bytes_of(name: &Stream) -> usize {
+    let Stream { node, namespace, pod, uid, container, run } = name;
+    [node, namespace, pod, uid, container, run].iter().map(|part| part.len()).sum::<usize>() + 32
 }
 
 impl LogStore {
@@ -473,9 +490,7 @@ impl Inner {
 
     /// A journal that holds where every stream is, in the place of the old one.
     fn begin_journal(&mut self, folder: &Path, now: i64) -> io::Result<()> {
-        let used =
-            self.segments.iter().flat_map(|segment| &segment.blocks).flat_map(|block| block.streams.iter().copied());
-        self.streams.shrink(&used.collect());
+        self.shrink(folder);
         let head = Head { batch: self.batch, now, closes: true, parts: Vec::new(), positions: self.streams.all() };
         let frame = frame::encode(&head, b"", 1)?;
         let path = folder.join("journal.new");
@@ -486,6 +501,28 @@ impl Inner {
         sys::files::sync_folder(folder)?;
         (self.journal, self.journal_bytes, self.dirty) = (Arc::new(file), frame.len() as u64, false);
         Ok(())
+    }
+
+    /// Keeps the names of streams within their limit, which very many small logs pass before segments are too large: then the
+    /// oldest go with their names. The newest segment stays.
+    fn shrink(&mut self, folder: &Path) {
+        loop {
+            let blocks = self.segments.iter().flat_map(|segment| &segment.blocks);
+            let used = blocks.flat_map(|block| block.streams.iter().copied()).collect();
+            if self.streams.shrink(&used) || self.segments.len() <= 1 || !self.remove_oldest(folder) {
+                return;
+            }
+        }
+    }
+
+    fn remove_oldest(&mut self, folder: &Path) -> bool {
+        let Some(oldest) = self.segments.front() else { return false };
+        if let Err(error) = frame::remove(&Segment::path(folder, oldest.number)) {
+            tracing::warn!("failed to remove an old segment of the log store: {error}");
+            return false;
+        }
+        self.segments.pop_front();
+        true
     }
 
     /// Leaves the age of what there is as it was when the clock was set.
@@ -510,11 +547,9 @@ impl Inner {
                 break;
             }
             bytes -= oldest.bytes;
-            if let Err(error) = frame::remove(&Segment::path(&options.folder, oldest.number)) {
-                tracing::warn!("failed to remove an old segment of the log store: {error}");
+            if !self.remove_oldest(&options.folder) {
                 break;
             }
-            self.segments.pop_front();
         }
     }
 }

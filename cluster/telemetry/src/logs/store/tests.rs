@@ -401,6 +401,30 @@ fn a_segment_that_somebody_removed_does_not_keep_the_others_from_going() {
     assert!(store.size().0 <= 8000, "{} bytes", store.size().0);
 }
 
+/// Sixteen mebibytes of names made a journal that could not be read again.
+#[test]
+fn a_store_with_very_many_small_logs_can_be_opened_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sizes = Sizes { head: 1 << 20, block: 256 << 10, segment: 1 };
+    let options = || Options { sizes, ..Options::new(folder.path()) };
+    let store = LogStore::open(options()).expect("the store opens");
+    let long = |number: usize| Stream {
+        namespace: "n".repeat(400),
+        uid: "u".repeat(400),
+        container: "c".repeat(400),
+        ..stream(&format!("{number:0>400}"))
+    };
+    for from in (0..15_000).step_by(500) {
+        let chunk = |number| Chunk { stream: long(number), ..bytes("a", 0, &line("a", 1)) };
+        send(&store, (from..from + 500).map(chunk).collect());
+    }
+    drop(store);
+    let store = LogStore::open(options()).expect("the store opens");
+    let newest = store.query(Query { pod: long(14_999).pod, ..Query::default() });
+    assert_eq!(newest.entries.len(), 1);
+    assert!(store.query(Query { pod: long(0).pod, ..Query::default() }).entries.is_empty(), "the oldest are gone");
+}
+
 /// After a crash every stream ends where it says, has each line before once, and takes the rest: nothing that was there
 /// before is gone.
 fn check_after_crash(folder: &Path, before: &BTreeMap<&str, usize>, sent: &BTreeMap<&str, usize>, state: &str) {
