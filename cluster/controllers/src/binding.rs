@@ -73,7 +73,10 @@ impl Reconciler for Binder {
             "storageclasses" => unbound(view, |claim| class(claim) == entry.meta.name),
             // Who looks after volumes may have gone, and a node may say at last where its volumes lie.
             "nodes" => {
-                unbound(view, |claim| annotation(&claim.metadata, claims::SELECTED_NODE) == Some(&entry.meta.name))
+                let chosen = |claim: &PersistentVolumeClaim| {
+                    annotation(&claim.metadata, claims::SELECTED_NODE) == Some(&entry.meta.name)
+                };
+                unbound(view, chosen).into_iter().chain(uncleared(view)).collect()
             }
             _ => Vec::new(),
         }
@@ -96,6 +99,18 @@ fn unbound(view: &View<'_>, wanted: impl Fn(&PersistentVolumeClaim) -> bool) -> 
     let claims = view.list::<PersistentVolumeClaim>(None);
     let waiting = claims.iter().filter(|claim| annotation(&claim.metadata, BIND_COMPLETED).is_none() && wanted(claim));
     waiting.map(|claim| Key::new(claim.namespace(), claim.name())).collect()
+}
+
+/// Volumes whose data a node is to remove: each may wait for one that is ready.
+fn uncleared(view: &View<'_>) -> Vec<Key> {
+    let phase = |volume: &PersistentVolume| volume.status.as_ref().and_then(|status| status.phase.clone());
+    let policy = |volume: &PersistentVolume| spec(volume).persistent_volume_reclaim_policy.clone();
+    let waits = |volume: &PersistentVolume| {
+        matches!(phase(volume).as_deref(), Some("Released" | "Failed"))
+            && matches!(policy(volume).as_deref(), Some("Delete" | "Recycle"))
+    };
+    let volumes = view.list::<PersistentVolume>(None);
+    volumes.iter().filter(|volume| waits(volume)).map(|volume| Key::new("", volume.name())).collect()
 }
 
 fn sync_unbound(view: &View<'_>, claim: &PersistentVolumeClaim, now: Timestamp) -> Outcome {
@@ -554,6 +569,38 @@ mod tests {
         check_volume(ours("u"), &[], "patch persistentvolumes v, delete persistentvolumes v");
         // What was cleared for an earlier claim says nothing about this one's data; and its node is gone.
         check_volume(ours("older"), &[], failed);
+    }
+
+    #[test]
+    fn a_released_volume_is_looked_at_when_a_node_changes() {
+        #[track_caller]
+        fn check(policy: &str, phase: &str, wanted: &[Key]) {
+            let volume = volume("v", released(policy, json!({"status": {"phase": phase}})));
+            let mut world = world(&[claim(json!({}))], &[volume]);
+            world.put(Node::RESOURCE, json!({"metadata": {"name": "a"}}));
+            let view = View::new(&world.caches);
+            let node = view.entries(Node::RESOURCE, None).remove(0);
+            assert_eq!(Binder.keys(&view, &Node::RESOURCE.all(), &node), wanted, "{policy} {phase}");
+        }
+        let looked_at = [Key::new("", "v")];
+        check("Delete", "Failed", &looked_at);
+        check("Recycle", "Released", &looked_at);
+        check("Retain", "Released", &[]);
+        check("Delete", "Bound", &[]);
+    }
+
+    #[test]
+    fn what_no_node_could_clear_is_cleared_by_one_that_is_ready_again() {
+        let left = |annotations: Value| {
+            let nfs = json!({"nfs": {"server": "s", "path": "/"}});
+            let more = json!({"metadata": {"annotations": annotations}, "spec": nfs, "status": {"phase": "Failed"}});
+            let mut world = world(&[], &[volume("v", released("Recycle", more))]);
+            let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+            world.put(Node::RESOURCE, json!({"metadata": {"name": "b"}, "status": status}));
+            body(&world.reconcile(&Binder, "", "v"), BIND[0])["metadata"]["annotations"][claims::CARETAKER].clone()
+        };
+        assert_eq!(left(json!({})), "b");
+        assert_eq!(left(json!({claims::CARETAKER: "gone"})), "b");
     }
 
     #[test]
