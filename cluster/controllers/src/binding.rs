@@ -5,6 +5,7 @@
 //! Invariants:
 //! * the volume is written first, in the version that was seen: two claims never get the same volume;
 //! * a claim whose class waits for its first consumer is left to the scheduler until that has reserved a volume;
+//! * a claim is bound only to a volume that the server itself says is there;
 //! * a volume is released only if the server itself says that its claim is gone.
 //!
 //! Not here: which volume suits (`claims`), making one (`provision.rs`), what becomes of a released one (`reclaim.rs`),
@@ -259,7 +260,11 @@ fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume, now: Timestamp
     }
     outcome.writes.extend(set_phase(volume, "Bound", None, now));
     let named = volume_name(claim) == volume.name();
-    if !named || annotation(&claim.metadata, BIND_COMPLETED).is_none() {
+    let is_new = !named || annotation(&claim.metadata, BIND_COMPLETED).is_none();
+    // A write to a volume that is gone is content, and a claim bound to it would be lost; held back, it takes another.
+    let guard = (is_new && !volume.deleting()).then(|| present(volume));
+    let of_claim = outcome.writes.len();
+    if is_new {
         let mut patch = json!({
             "metadata": {"resourceVersion": claim.metadata.resource_version, "annotations": {BIND_COMPLETED: "yes"}},
             "spec": {"volumeName": volume.name()},
@@ -275,7 +280,20 @@ fn bind(claim: &PersistentVolumeClaim, volume: &PersistentVolume, now: Timestamp
             json!({"phase": "Bound", "accessModes": spec(volume).access_modes, "capacity": spec(volume).capacity});
         outcome.writes.push(Write::patch(claim, "status", json!({"metadata": {}, "status": status})));
     }
+    for write in &mut outcome.writes[of_claim..] {
+        write.guards.extend(guard.clone());
+    }
     outcome
+}
+
+/// The volume that was seen is there, and is not being deleted.
+fn present(volume: &PersistentVolume) -> Guard {
+    Guard::Present {
+        resource: PersistentVolume::RESOURCE.clone(),
+        namespace: String::new(),
+        name: volume.name().to_owned(),
+        uid: volume.uid().to_owned(),
+    }
 }
 
 /// How a volume refers to its claim.
@@ -339,13 +357,7 @@ fn phase_only(volume: &PersistentVolume, phase: &str, now: Timestamp) -> Outcome
 fn bound_elsewhere(view: &View<'_>, volume: &PersistentVolume, uid: &str, now: Timestamp) -> Outcome {
     let policy = spec(volume).persistent_volume_reclaim_policy.as_deref();
     if annotation(&volume.metadata, PROVISIONED_BY).is_some() && policy == Some("Delete") {
-        let other = Guard::Present {
-            resource: PersistentVolume::RESOURCE.clone(),
-            namespace: String::new(),
-            name: volume.name().to_owned(),
-            uid: volume.uid().to_owned(),
-        };
-        return reclaim::released(view, volume, uid, &other, now);
+        return reclaim::released(view, volume, uid, &present(volume), now);
     }
     unbind(volume).into()
 }
@@ -437,6 +449,24 @@ mod tests {
         assert_eq!(patch["metadata"]["annotations"][BOUND_BY_CONTROLLER], "yes");
         assert_eq!(body(&outcome, BIND[2])["spec"]["volumeName"], "v");
         assert_eq!(body(&outcome, BIND[3])["status"]["capacity"]["storage"], "1Gi");
+    }
+
+    #[test]
+    fn a_claim_is_not_bound_to_a_volume_that_is_gone_meanwhile() {
+        let guarded = |outcome: &Outcome| outcome.writes.iter().map(|write| write.guards.clone()).collect::<Vec<_>>();
+        let outcome = world(&[claim(json!({}))], &[volume("v", json!({}))]).reconcile(&Binder, "n", "c");
+        let there = Guard::Present {
+            resource: PersistentVolume::RESOURCE.clone(),
+            namespace: String::new(),
+            name: "v".into(),
+            uid: "uid-v".into(),
+        };
+        assert_eq!(guarded(&outcome), [vec![], vec![], vec![there.clone()], vec![there]]);
+        // A claim that is bound already shows so, whether or not its volume is to go.
+        let named = json!({"spec": {"volumeName": "v"}, "metadata": {"annotations": {BIND_COMPLETED: "yes"}}});
+        let half = volume("v", json!({"spec": reference("u")["spec"], "status": {"phase": "Bound"}}));
+        let outcome = world(&[claim(named)], &[half]).reconcile(&Binder, "n", "c");
+        assert_eq!(guarded(&outcome), [vec![]]);
     }
 
     #[test]
