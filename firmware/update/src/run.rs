@@ -712,6 +712,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_withdrawn_while_it_was_staged_is_not_told_as_refused() {
+        let mut fixture = Fixture::new();
+        let service = fixture.boot();
+        let mut damaged = fixture.made(&"2".repeat(70_000), "2", 1);
+        *damaged.last_mut().unwrap() ^= 1;
+        let path = fixture.folder.path().join("damaged");
+        fs::write(&path, damaged).unwrap();
+        let bundle = Bundle::open(File::open(&path).unwrap(), &service.board.trusted).unwrap();
+        service.work(Device::open(&fixture.disk()).unwrap(), bundle, 1);
+        assert_eq!(service.status().unwrap().failed, None);
+    }
+
+    #[test]
     fn staging_that_panics_is_over() {
         let mut fixture = Fixture::new();
         let service = fixture.boot();
