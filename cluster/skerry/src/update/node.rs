@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::pace::{AT_A_TIME, Others, pace, quiet_seconds};
-use super::plan::{CONDITION, CORDONED, Cordon, Plan, Pod, Shown, Step, plan};
+use super::plan::{CONDITION, CORDONED, CORDONED_BEFORE, Cordon, Plan, Pod, Shown, Step, plan};
 
 /// While nothing is wanted.
 const IDLE: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ async fn round(updates: &Updates, memory: &mut Memory) -> Result<Duration, Updat
     show(updates, &node, &plan).await?;
     let leaves = plan.steps.contains(&Step::Activate);
     updates.leaving.send_if_modified(|leaving| std::mem::replace(leaving, leaves) != leaves);
-    act(updates, memory, &status, &plan).await?;
+    act(updates, memory, &status, &cordon(&node), &plan).await?;
     if status.wanted.is_none() && status.confirmed {
         memory.settled = Some(status);
     }
@@ -187,12 +187,18 @@ fn is_ready(node: &Node) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-async fn act(updates: &Updates, memory: &mut Memory, status: &Status, plan: &Plan) -> Result<(), UpdateError> {
+async fn act(
+    updates: &Updates,
+    memory: &mut Memory,
+    status: &Status,
+    cordon: &Cordon,
+    plan: &Plan,
+) -> Result<(), UpdateError> {
     memory.refused.clear();
     for step in &plan.steps {
         match step {
-            Step::Cordon(digest) => cordon_node(updates, Some(digest)).await?,
-            Step::Uncordon => cordon_node(updates, None).await?,
+            Step::Cordon(digest) => patch_node(updates, &claim(cordon, digest)).await?,
+            Step::Uncordon => patch_node(updates, &unclaim(cordon)).await?,
             Step::Evict(namespace, name) => {
                 if let Some(why) = evict(updates, namespace, name).await? {
                     memory.refused.push(((namespace.clone(), name.clone()), why));
@@ -225,13 +231,25 @@ async fn asked(socket: &Path, request: Request) -> Result<Reply, UpdateError> {
     }
 }
 
-async fn cordon_node(updates: &Updates, digest: Option<&String>) -> Result<(), UpdateError> {
+fn claim(cordon: &Cordon, digest: &str) -> Value {
+    let before = cordon.is_theirs().then_some("true");
+    json!({
+        "metadata": {"annotations": {CORDONED: digest, CORDONED_BEFORE: before}},
+        "spec": {"unschedulable": true},
+    })
+}
+
+fn unclaim(cordon: &Cordon) -> Value {
     // Null removes: an open node has neither.
-    let patch = json!({
-        "metadata": {"annotations": {CORDONED: digest}},
-        "spec": {"unschedulable": digest.map(|_| true)},
-    });
-    let patched = updates.client.patch::<Node>("", &updates.node, "", MERGE_PATCH, &patch).await;
+    let unschedulable = cordon.is_theirs().then_some(true);
+    json!({
+        "metadata": {"annotations": {CORDONED: null, CORDONED_BEFORE: null}},
+        "spec": {"unschedulable": unschedulable},
+    })
+}
+
+async fn patch_node(updates: &Updates, patch: &Value) -> Result<(), UpdateError> {
+    let patched = updates.client.patch::<Node>("", &updates.node, "", MERGE_PATCH, patch).await;
     patched.map(drop).map_err(UpdateError::Api)
 }
 
@@ -301,8 +319,9 @@ async fn tell(updates: &Updates, shown: &Shown, now: &str) {
 }
 
 fn cordon(node: &Node) -> Cordon {
-    let ours = node.metadata.annotations.as_ref().and_then(|all| all.get(CORDONED)).cloned();
-    Cordon { unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true), ours }
+    let note = |name: &str| node.metadata.annotations.as_ref().and_then(|all| all.get(name)).cloned();
+    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    Cordon { unschedulable, ours: note(CORDONED), before: note(CORDONED_BEFORE).is_some() }
 }
 
 async fn nodes(updates: &Updates) -> Result<Vec<Node>, UpdateError> {
@@ -384,6 +403,26 @@ mod tests {
         let told: Vec<String> =
             checks(&node, &pods, "now").iter().map(|check| format!("{}={}", check.name, check.passes)).collect();
         assert_eq!(told.join(" "), expected);
+    }
+
+    #[test]
+    fn a_node_that_somebody_cordoned_is_claimed_and_stays_cordoned() {
+        let node = |patch: &Value| {
+            let mut node = json!({"metadata": {"annotations": {}}, "spec": {}});
+            for part in ["/metadata/annotations", "/spec"] {
+                let fields = patch.pointer(part).and_then(Value::as_object).expect("fields");
+                let given = fields.iter().filter(|(_, value)| !value.is_null());
+                *node.pointer_mut(part).unwrap() = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+            }
+            cordon(&serde_json::from_value(node).expect("a node"))
+        };
+        let theirs = Cordon { unschedulable: true, ..Cordon::default() };
+        for (first, before) in [(theirs, true), (Cordon::default(), false)] {
+            let claimed = node(&claim(&first, "2"));
+            assert_eq!(claimed, Cordon { unschedulable: true, ours: Some("2".into()), before });
+            assert_eq!(node(&claim(&claimed, "3")), Cordon { ours: Some("3".into()), ..claimed.clone() });
+            assert_eq!(node(&unclaim(&claimed)), first);
+        }
     }
 
     #[test]

@@ -13,8 +13,10 @@ use bundle::message::{Drain, Failed, REFUSED, State, Status, Wanted};
 
 /// The Node's condition about updates: true when the last one failed.
 pub const CONDITION: &str = "skerry.dev/UpdateFailed";
-/// On a Node that was cordoned for an update: the bundle's digest.
+/// On a Node that was cordoned for an update: the bundle's digest. It claims a turn, too.
 pub const CORDONED: &str = "skerry.dev/cordoned-for-update";
+/// On such a Node that somebody had cordoned before: `true`. Nobody but them opens it.
+pub const CORDONED_BEFORE: &str = "skerry.dev/cordoned-before-update";
 
 /// What is seen of the Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,15 @@ pub struct Cordon {
     pub unschedulable: bool,
     /// The digest that we cordoned it for.
     pub ours: Option<String>,
+    /// Somebody else had done so before us.
+    pub before: bool,
+}
+
+impl Cordon {
+    /// Whether somebody else keeps pods away from here, whatever we do.
+    pub fn is_theirs(&self) -> bool {
+        self.unschedulable && (self.ours.is_none() || self.before)
+    }
 }
 
 /// What is seen of a pod on this node.
@@ -55,9 +66,9 @@ pub struct Pod {
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Keep new pods away, for this digest.
+    /// Keep new pods away, for this digest, and claim a turn.
     Cordon(String),
-    /// Let new pods come again.
+    /// Give the turn back, and let new pods come again unless somebody else keeps them away.
     Uncordon,
     /// Evict a pod: namespace, name.
     Evict(String, String),
@@ -159,8 +170,8 @@ fn drain(wanted: &Wanted, cordon: &Cordon, pods: &[Pod], draining: Duration) -> 
     let mut steps = Vec::new();
     let digest = wanted.digest.to_string();
     let is_ours = cordon.ours.as_deref() == Some(digest.as_str());
-    // Whoever cordoned the node before us is not to find it open.
-    if !cordon.unschedulable || cordon.ours.is_some() && !is_ours {
+    // Other nodes see by it that this one is going away, also where somebody cordoned it before.
+    if !cordon.unschedulable || !is_ours {
         steps.push(Step::Cordon(digest));
     }
     let fates: Vec<(&Pod, Fate)> = pods.iter().map(|pod| (pod, fate(pod, wanted.drain))).collect();
@@ -274,7 +285,7 @@ mod tests {
             "older" => Some(Digest::of(b"1").to_string()),
             _ => None,
         };
-        Cordon { unschedulable: text != "open", ours }
+        Cordon { unschedulable: text != "open", ours, before: false }
     }
 
     fn staged(drain: Drain) -> Status {
@@ -304,11 +315,23 @@ mod tests {
 
     #[test]
     fn somebody_elses_cordon_is_theirs() {
-        check("theirs", "", "Restarting: activate");
+        check("theirs", "", "Draining: cordon");
+        check("ours", "", "Restarting: activate");
         check("older", "", "Draining: cordon");
         let done = Status { confirmed: true, ..Status::default() };
         assert_eq!(words(&plan(&done, &cordon("theirs"), &[], Duration::ZERO)), "Confirmed: ");
         assert_eq!(words(&plan(&done, &cordon("ours"), &[], Duration::ZERO)), "Confirmed: uncordon");
+    }
+
+    #[test]
+    fn who_cordoned_first_is_remembered() {
+        let is_theirs = |unschedulable, ours: Option<&str>, before| {
+            Cordon { unschedulable, ours: ours.map(str::to_owned), before }.is_theirs()
+        };
+        assert_eq!([is_theirs(true, None, false), is_theirs(true, Some("1"), true)], [true, true]);
+        assert_eq!([is_theirs(false, None, false), is_theirs(true, Some("1"), false)], [false, false]);
+        // Opened by hand since then.
+        assert!(!is_theirs(false, Some("1"), true));
     }
 
     #[test]
