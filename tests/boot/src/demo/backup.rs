@@ -145,6 +145,11 @@ fn take(fleet: &Fleet, system: &User, clients: &Clients, folder: &Path) -> Answe
     let runs = "get jobs -o 'jsonpath={range .items[*]}{.metadata.ownerReferences[0].kind} {.status.succeeded};{end}'";
     system.wait_for(runs, "CronJob 1;", system.limit(RUN_SECONDS));
     system.must(r#"patch cronjob skerry-backup -p '{"spec":{"suspend":true}}'"#);
+    // The next one may have begun before.
+    system.wait("no backup to be on its way", system.limit(RUN_SECONDS), |system| {
+        let (ok, active) = system.kubectl("get jobs -o jsonpath={.items[*].status.active}");
+        ok && active.trim().is_empty()
+    });
     let good = newest(fleet)?;
     let damaged = back_up(system, "backup-damaged")?;
     fleet.by_hand(
