@@ -1223,7 +1223,7 @@ fn mounts(
                 host_path = volumes::sub_path(&host_path, &inside).map_err(failed)?;
             }
         }
-        let readonly = mount.read_only == Some(true) || origin.is_some_and(|origin| origin.read_only);
+        let readonly = volumes::is_read_only(volume, mount, origin);
         all.push(Mount {
             container_path: PathBuf::from("/").join(&mount.mount_path),
             host_path,

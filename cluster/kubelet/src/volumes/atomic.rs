@@ -2,6 +2,8 @@
 //!
 //! Start at [`write`]. The files lie in a hidden folder named by time; `..data` links to it, and each visible name links
 //! through `..data`. Swapping that one link changes all files at once, the layout programs in pods know from upstream.
+//!
+//! Invariant: nothing outside the volume's own folder is read, written or removed, whatever `..data` leads to.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +18,7 @@ const DATA_NEXT: &str = "..data_tmp";
 
 /// Makes `folder` hold exactly `files`; does nothing if it does already. Says whether anything changed.
 pub fn write(folder: &Path, files: &Payload, group: Option<u32>) -> io::Result<bool> {
-    let current = fs::read_link(folder.join(DATA)).ok();
+    let current = current(folder);
     if current.as_ref().is_some_and(|current| is_same(&folder.join(current), files)) {
         return Ok(false);
     }
@@ -45,6 +47,19 @@ pub fn write(folder: &Path, files: &Payload, group: Option<u32>) -> io::Result<b
     Ok(true)
 }
 
+/// The folder `..data` names, if it is one of ours. A link to anything else is replaced, and what it leads to is left alone.
+fn current(folder: &Path) -> Option<String> {
+    let name = fs::read_link(folder.join(DATA)).ok()?.into_os_string().into_string().ok()?;
+    number_of(&name)?;
+    fs::symlink_metadata(folder.join(&name)).is_ok_and(|found| found.is_dir()).then_some(name)
+}
+
+/// The number in `..N`, the name of a folder that holds files.
+fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("..")?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
 fn remove_link(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -57,10 +72,9 @@ fn next_name(folder: &Path) -> io::Result<String> {
     let mut highest = 0;
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("..")).and_then(|name| name.parse::<u64>().ok());
-        highest = highest.max(number.unwrap_or(0));
+        highest = highest.max(name.to_str().and_then(number_of).unwrap_or(0));
     }
-    Ok(format!("..{}", highest + 1))
+    Ok(format!("..{}", highest.saturating_add(1)))
 }
 
 fn is_same(dir: &Path, files: &Payload) -> bool {
@@ -125,6 +139,28 @@ mod tests {
         assert_eq!(left.len(), 3, "the data, its link, and one name: {left:?}");
         let mode = fs::metadata(dir.path().join("a")).expect("a file").permissions().mode() & 0o777;
         assert_eq!(mode, 0o640);
+    }
+
+    #[test]
+    fn a_link_that_is_not_ours_is_replaced_and_its_target_left_alone() {
+        let host = tempfile::tempdir().expect("a folder");
+        fs::write(host.path().join("a"), "theirs").expect("written");
+        for target in [host.path().display().to_string(), "../host".to_owned(), "..7/../../host".to_owned()] {
+            let pod = tempfile::tempdir().expect("a folder");
+            fs::create_dir(pod.path().join("host")).expect("a folder");
+            let volume = pod.path().join("v");
+            fs::create_dir(&volume).expect("a folder");
+            symlink(&target, volume.join(DATA)).expect("a link");
+            assert!(write(&volume, &files(&[("a", "1")]), None).expect("written"), "{target}");
+            assert_eq!(fs::read_to_string(volume.join("a")).expect("a file"), "1");
+            assert!(pod.path().join("host").is_dir() && host.path().join("a").is_file(), "{target}");
+        }
+        // A name of ours that is itself a link, not a folder.
+        let volume = tempfile::tempdir().expect("a folder");
+        symlink(host.path(), volume.path().join("..7")).expect("a link");
+        symlink("..7", volume.path().join(DATA)).expect("a link");
+        assert!(write(volume.path(), &files(&[("a", "theirs")]), None).expect("written"));
+        assert_eq!(fs::read_to_string(host.path().join("a")).expect("a file"), "theirs");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! Invariants:
 //! * secrets and tokens lie in memory (tmpfs) only;
 //! * files of a volume change together, by one rename of `..data`, as upstream does;
-//! * what is on disk already as wanted is not written again.
+//! * what is on disk already as wanted is not written again;
+//! * containers never write to a volume whose files the kubelet writes.
 //!
 //! Not here: fetching objects and tokens (`objects`), mounting into containers (`runtime`), removing the data of volumes that
 //! are released (`caretaker`).
@@ -30,7 +31,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Secret, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Secret, Volume, VolumeMount, VolumeProjection,
 };
 
 use crate::make::Source;
@@ -150,6 +151,14 @@ pub fn folder(pod_dir: &Path, volume: &Volume, found: &Found) -> PathBuf {
         Kind::Unsupported(name) => name,
     };
     pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
+}
+
+/// Whether a container may only read what it mounts. Files of API objects are never its to write, whatever the mount says: the
+/// kubelet follows the links among them as root.
+pub fn is_read_only(volume: &Volume, mount: &VolumeMount, origin: Option<&Origin>) -> bool {
+    mount.read_only == Some(true)
+        || origin.is_some_and(|origin| origin.read_only)
+        || matches!(kind(volume), Kind::Files { .. })
 }
 
 /// What payloads are made of besides the pod.
@@ -592,6 +601,28 @@ mod tests {
         assert!(sub_path(&volume, "../x").is_err());
         assert!(sub_path(&volume, "out/passwd").is_err());
         assert!(!dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn files_of_api_objects_are_only_read() {
+        let check = |volume: Value, wanted: bool| {
+            let mut volume = volume;
+            volume["name"] = "v".into();
+            let volume: Volume = serde_json::from_value(volume).expect("a volume");
+            let mount = VolumeMount { read_only: Some(false), ..VolumeMount::default() };
+            assert_eq!(is_read_only(&volume, &mount, None), wanted, "{volume:?}");
+            let read = VolumeMount { read_only: Some(true), ..VolumeMount::default() };
+            assert!(is_read_only(&volume, &read, None));
+            let place = Place::Local { path: "/d".to_owned(), make: false };
+            assert!(is_read_only(&volume, &mount, Some(&Origin { place, read_only: true })));
+        };
+        check(json!({"configMap": {"name": "c"}}), true);
+        check(json!({"secret": {"secretName": "s"}}), true);
+        check(json!({"projected": {"sources": []}}), true);
+        check(json!({"downwardAPI": {"items": []}}), true);
+        check(json!({"emptyDir": {}}), false);
+        check(json!({"hostPath": {"path": "/srv"}}), false);
+        check(json!({"persistentVolumeClaim": {"claimName": "c"}}), false);
     }
 
     #[test]
