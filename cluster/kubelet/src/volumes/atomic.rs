@@ -16,14 +16,25 @@ use super::Payload;
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
 
-/// Makes `folder` hold exactly `files`; does nothing if it does already. Says whether anything changed.
+/// Makes `folder` hold exactly `files`, whatever an earlier try that was cut off left there. Says whether the files changed.
 pub fn write(folder: &Path, files: &Payload, group: Option<u32>) -> io::Result<bool> {
-    let current = current(folder);
-    if current.as_ref().is_some_and(|current| is_same(&folder.join(current), files)) {
-        return Ok(false);
+    let changed = !current(folder).is_some_and(|current| is_same(&folder.join(current), files));
+    if changed {
+        let next = next_name(folder)?;
+        if let Err(error) = swap_in(folder, &next, files, group) {
+            // The first error is the one to tell; what stays is swept next time.
+            let _ = fs::remove_dir_all(folder.join(&next));
+            return Err(error);
+        }
     }
-    let next = next_name(folder)?;
-    let next_dir = folder.join(&next);
+    show(folder, files)?;
+    sweep(folder)?;
+    Ok(changed)
+}
+
+/// Fills the folder `next` and makes `..data` name it. After an error `..data` names what it did before.
+fn swap_in(folder: &Path, next: &str, files: &Payload, group: Option<u32>) -> io::Result<()> {
+    let next_dir = folder.join(next);
     fs::create_dir(&next_dir)?;
     fs::set_permissions(&next_dir, fs::Permissions::from_mode(0o755))?;
     for (path, file) in files {
@@ -38,13 +49,22 @@ pub fn write(folder: &Path, files: &Payload, group: Option<u32>) -> io::Result<b
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
     }
     remove_link(&folder.join(DATA_NEXT))?;
-    symlink(&next, folder.join(DATA_NEXT))?;
-    fs::rename(folder.join(DATA_NEXT), folder.join(DATA))?;
-    show(folder, files)?;
-    if let Some(current) = current {
-        fs::remove_dir_all(folder.join(current))?;
+    symlink(next, folder.join(DATA_NEXT))?;
+    fs::rename(folder.join(DATA_NEXT), folder.join(DATA))
+}
+
+/// Removes folders that `..data` does not name.
+fn sweep(folder: &Path) -> io::Result<()> {
+    let current = current(folder);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| number_of(name).is_some()) && entry.file_type()?.is_dir();
+        if is_ours && current.as_deref() != name.to_str() {
+            fs::remove_dir_all(entry.path())?;
+        }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The folder `..data` names, if it is one of ours. A link to anything else is replaced, and what it leads to is left alone.
@@ -95,7 +115,7 @@ fn count(dir: &Path) -> io::Result<usize> {
     Ok(total)
 }
 
-/// Links each visible name through `..data` and removes those of files that are gone.
+/// Links each visible name through `..data` and removes the links of files that are gone.
 fn show(folder: &Path, files: &Payload) -> io::Result<()> {
     let visible: BTreeSet<&str> = files.keys().filter_map(|path| path.split('/').next()).collect();
     for name in &visible {
@@ -107,8 +127,11 @@ fn show(folder: &Path, files: &Payload) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with("..") && !visible.contains(&*name) {
-            remove_link(&folder.join(&*name))?;
+        let path = folder.join(&*name);
+        // What is no link through `..data` is not ours, and must not stand in the way either.
+        let is_ours = || fs::read_link(&path).is_ok_and(|target| target.starts_with(DATA));
+        if !name.starts_with("..") && !visible.contains(&*name) && is_ours() {
+            remove_link(&path)?;
         }
     }
     Ok(())
@@ -161,6 +184,30 @@ mod tests {
         symlink("..7", volume.path().join(DATA)).expect("a link");
         assert!(write(volume.path(), &files(&[("a", "theirs")]), None).expect("written"));
         assert_eq!(fs::read_to_string(host.path().join("a")).expect("a file"), "theirs");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_finished_and_what_it_left_is_swept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = files(&[("a", "1"), ("b", "2")]);
+        write(dir.path(), &first, None).expect("written");
+        // The power went between the new link and the names: one is missing, one is too many, a folder is left over.
+        fs::remove_file(dir.path().join("b")).expect("removed");
+        symlink("..data/old", dir.path().join("old")).expect("a link");
+        fs::create_dir(dir.path().join("..9")).expect("a folder");
+        assert!(!write(dir.path(), &first, None).expect("written"), "the files are the same");
+        assert_eq!(fs::read_to_string(dir.path().join("b")).expect("a file"), "2");
+        assert!(!dir.path().join("..9").exists() && fs::symlink_metadata(dir.path().join("old")).is_err());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        write(dir.path(), &files(&[("a", "1")]), None).expect("written");
+        // A file cannot be a folder too.
+        write(dir.path(), &files(&[("a", "2"), ("a/b", "3")]), None).expect_err("refused");
+        assert_eq!(fs::read_to_string(dir.path().join("a")).expect("a file"), "1");
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3, "the data, its link, and one name");
     }
 
     #[test]
