@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use base::{Clock, Monotonic, chain};
 use client::{Client, DeleteOptions, Kind as _};
-use k8s_openapi::api::core::v1::{Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, Secret, Service, Volume};
 use runtime::{
     ContainerId, ContainerState, ContainerStatus, ImageOrigin, Mount, MountPropagation, PulledImage, Runtime,
     RuntimeError, SandboxId, SandboxState,
@@ -804,13 +804,13 @@ impl Worker {
         }));
     }
 
-    /// Writes the volumes' files again: an object changed or a token is due.
+    /// Writes the volumes' files again: an object changed or a token is due. Other volumes are the containers' by now.
     fn refresh(&mut self) {
         self.refresh_at = None;
         let (node, pod, gear, outcomes) =
             (self.node.clone(), self.pod.clone(), self.gear.clone(), self.outcomes.clone());
         self.node.tasks.spawn(async move {
-            let result = fill_volumes(&node, &pod, &gear).await;
+            let result = write_files(&node, &pod, &gear).await;
             let renew_at = result.unwrap_or_else(|message| {
                 node.events.pod(&pod, Note { warning: true, reason: "FailedMount", message, container: None });
                 Some(node.clock.monotonic().plus(Duration::from_secs(60)))
@@ -847,55 +847,75 @@ async fn prepare_volumes(
     let recalled = gear.lock().await.recalled.clone();
     let followed = node.objects.follow(pod, changed, recalled.as_deref()).await;
     gear.lock().await.followed = Some(followed);
-    fill_volumes(node, pod, gear).await
+    set_up_volumes(node, pod, gear).await?;
+    write_files(node, pod, gear).await
 }
 
-/// Puts every volume's files where they belong; says when a token is due.
-async fn fill_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Result<Option<Monotonic>, String> {
+/// Sets up the volumes that are not files of API objects.
+async fn set_up_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Result<(), String> {
+    let mut gear = gear.lock().await;
+    let pod_dir = node.pod_dir(&pod.uid);
+    let found = volumes::origin::resolve(&node.client, pod, &pod_dir, &mut gear.found).await;
+    found.map_err(|(volume, error)| set_up_failed(&volume, &error))?;
+    for volume in pod.spec().volumes.iter().flatten() {
+        if matches!(volumes::kind(volume), volumes::Kind::Files { .. }) {
+            continue;
+        }
+        let (pod_owned, pod_dir, volume_owned) = (pod.clone(), pod_dir.clone(), volume.clone());
+        let (origin, helper) = (gear.found.get(&volume.name).cloned(), node.options.mount_helper.clone());
+        let set_up = move || volumes::set_up_once(&pod_owned, &pod_dir, &volume_owned, origin.as_ref(), &helper);
+        // A path of the host may lie on a file system that does not answer: it must not hold up other pods.
+        let done = tokio::task::spawn_blocking(set_up).await.map_err(|error| error.to_string())?;
+        done.map_err(|error| set_up_failed(&volume.name, &chain(&error).to_string()))?;
+    }
+    Ok(())
+}
+
+/// Puts the files of API objects where they belong; says when a token is due.
+async fn write_files(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Result<Option<Monotonic>, String> {
     let mut gear = gear.lock().await;
     let mut tokens = std::mem::take(&mut gear.tokens);
     let renewed = renew_tokens(&node.client, pod, &mut tokens, node.clock.monotonic()).await;
     gear.tokens = tokens;
     let renew_at = renewed.map_err(|error| set_up_failed(&token_volume(pod), &error))?;
-    let pod_dir = node.pod_dir(&pod.uid);
-    let found = volumes::origin::resolve(&node.client, pod, &pod_dir, &mut gear.found).await;
-    found.map_err(|(volume, error)| set_up_failed(&volume, &error))?;
     let Some(followed) = &gear.followed else { return Ok(renew_at) };
     for volume in pod.spec().volumes.iter().flatten() {
-        let failed = |error: &VolumeError| set_up_failed(&volume.name, &chain(error).to_string());
-        let files = match volumes::kind(volume) {
-            volumes::Kind::Files { .. } => {
-                let token = |volume: &str, path: &str| {
-                    gear.tokens.get(&(volume.to_owned(), path.to_owned())).map(|token| token.value.clone())
-                };
-                let facts = volumes::PayloadFacts {
-                    source: followed,
-                    fields: make::fields::FieldFacts {
-                        pod,
-                        container: pod.spec().containers.first().map_or("", |container| container.name.as_str()),
-                        pod_ips: &[],
-                        host_ips: &[],
-                        node_name: &node.options.node_name,
-                        allocatable_milli: &node.allocatable_milli,
-                    },
-                    token: &token,
-                    fs_group: volumes::fs_group(pod),
-                };
-                Some(volumes::payload(volume, &facts).map_err(|error| failed(&error))?)
-            }
-            _ => None,
-        };
-        let (pod_owned, pod_dir, volume_owned) = (pod.clone(), pod_dir.clone(), volume.clone());
-        let (origin, helper) = (gear.found.get(&volume.name).cloned(), node.options.mount_helper.clone());
-        let prepare = move || match origin {
-            Some(origin) => volumes::prepare_outside(&pod_owned, &pod_dir, &origin, &helper),
-            None => volumes::prepare(&pod_owned, &pod_dir, &volume_owned, files.as_ref()),
-        };
-        // A path of the host may lie on a file system that does not answer: it must not hold up other pods.
-        let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|error| error.to_string())?;
-        prepared.map_err(|error| failed(&error))?;
+        if !matches!(volumes::kind(volume), volumes::Kind::Files { .. }) {
+            continue;
+        }
+        let failed = |error: VolumeError| set_up_failed(&volume.name, &chain(&error).to_string());
+        let files = files_of(node, pod, &gear.tokens, followed, volume).map_err(failed)?;
+        let (pod_owned, pod_dir, volume_owned) = (pod.clone(), node.pod_dir(&pod.uid), volume.clone());
+        let write = move || volumes::prepare(&pod_owned, &pod_dir, &volume_owned, Some(&files));
+        let written = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?;
+        written.map_err(failed)?;
     }
     Ok(renew_at)
+}
+
+fn files_of(
+    node: &Node,
+    pod: &PodInfo,
+    tokens: &Tokens,
+    followed: &Followed,
+    volume: &Volume,
+) -> Result<volumes::Payload, VolumeError> {
+    let token =
+        |volume: &str, path: &str| tokens.get(&(volume.to_owned(), path.to_owned())).map(|token| token.value.clone());
+    let facts = volumes::PayloadFacts {
+        source: followed,
+        fields: make::fields::FieldFacts {
+            pod,
+            container: pod.spec().containers.first().map_or("", |container| container.name.as_str()),
+            pod_ips: &[],
+            host_ips: &[],
+            node_name: &node.options.node_name,
+            allocatable_milli: &node.allocatable_milli,
+        },
+        token: &token,
+        fs_group: volumes::fs_group(pod),
+    };
+    volumes::payload(volume, &facts)
 }
 
 fn set_up_failed(volume: &str, error: &str) -> String {

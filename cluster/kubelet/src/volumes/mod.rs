@@ -1,12 +1,14 @@
 //! The volumes of a pod: what files they hold, and putting them there.
 //!
-//! Start at [`payload`] for what a volume made of API objects holds, and at [`prepare`] for the folder it becomes; what a claim
-//! leads to is found in [`origin`], NFS is touched by [`helper`]s alone, and what was mounted is taken away by [`unmount_all`].
+//! Start at [`payload`] for what a volume made of API objects holds, at [`prepare`] for the folder it becomes, and at
+//! [`set_up_once`] for volumes containers may write to; what a claim leads to is found in [`origin`], NFS is touched by
+//! [`helper`]s alone, and what was mounted is taken away by [`unmount_all`].
 //!
 //! Invariants:
 //! * secrets and tokens lie in memory (tmpfs) only;
 //! * files of a volume change together, by one rename of `..data`, as upstream does;
 //! * what is on disk already as wanted is not written again;
+//! * what containers may write to is set up once for a pod: its modes and owners are theirs from then on;
 //! * containers never write to a volume whose files the kubelet writes.
 //!
 //! Not here: fetching objects and tokens (`objects`), mounting into containers (`runtime`), removing the data of volumes that
@@ -37,6 +39,9 @@ use k8s_openapi::api::core::v1::{
 use crate::make::Source;
 use crate::make::fields::{self, FieldFacts};
 use crate::pod::PodInfo;
+
+/// The folder in a pod's that holds a mark for each volume that was set up.
+const READY: &str = "ready";
 
 /// The mode of files whose volume names none.
 const MODE_DEFAULT: i32 = 0o644;
@@ -325,6 +330,41 @@ fn downward(
         put(files, &item.path, value.into_bytes(), item.mode.unwrap_or(mode) as u32)?;
     }
     Ok(())
+}
+
+/// Makes ready a volume whose files are not the kubelet's, unless that was done for this pod before, by a kubelet that ended since
+/// even. Blocks as long as [`prepare_outside`].
+pub fn set_up_once(
+    pod: &PodInfo,
+    pod_dir: &Path,
+    volume: &Volume,
+    origin: Option<&Origin>,
+    helper: &Helper,
+) -> Result<(), VolumeError> {
+    let marks = pod_dir.join(READY);
+    let mark = marks.join(&volume.name);
+    if mark.exists() && is_still_there(pod_dir, volume, origin) {
+        return Ok(());
+    }
+    match origin {
+        Some(origin) => prepare_outside(pod, pod_dir, origin, helper)?,
+        None => prepare(pod, pod_dir, volume, None)?,
+    }
+    make_folder(&marks)?;
+    fs::write(&mark, "").map_err(doing("write", &mark))
+}
+
+/// Whether a volume that was set up still is: a start of the machine takes mounts away.
+fn is_still_there(pod_dir: &Path, volume: &Volume, origin: Option<&Origin>) -> bool {
+    let in_memory = volume.empty_dir.as_ref().is_some_and(|source| source.medium.as_deref() == Some("Memory"));
+    let found = || folder(pod_dir, volume, &Found::new());
+    match origin.map(|origin| &origin.place) {
+        // Whether it is mounted is looked up without touching it.
+        Some(Place::Nfs { .. }) => false,
+        Some(Place::HostPath { path, .. } | Place::Local { path, .. }) => Path::new(path).exists(),
+        None if in_memory => is_mounted(&found()),
+        None => found().exists(),
+    }
 }
 
 /// Makes ready what a claim or an export leads to. Blocks until a server has answered, or [`helper::MOUNT_MAX`].
@@ -623,6 +663,51 @@ mod tests {
         check(json!({"emptyDir": {}}), false);
         check(json!({"hostPath": {"path": "/srv"}}), false);
         check(json!({"persistentVolumeClaim": {"claimName": "c"}}), false);
+    }
+
+    #[test]
+    fn what_a_running_pod_made_of_its_volumes_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (pod_dir, disk) = (dir.path().join("pod"), dir.path().join("disk"));
+        let pod = pod_with(json!({}));
+        let helper = Helper { program: "/no/such".into(), args: Vec::new() };
+        let scratch: Volume = serde_json::from_value(json!({"name": "e", "emptyDir": {}})).expect("a volume");
+        let claim = json!({"name": "c", "persistentVolumeClaim": {"claimName": "c"}});
+        let claim: Volume = serde_json::from_value(claim).expect("a volume");
+        let place = Place::Local { path: disk.display().to_string(), make: true };
+        let origin = Origin { place, read_only: false };
+        let set_up = || {
+            set_up_once(&pod, &pod_dir, &scratch, None, &helper).expect("set up");
+            set_up_once(&pod, &pod_dir, &claim, Some(&origin), &helper).expect("set up");
+        };
+        let scratch_dir = folder(&pod_dir, &scratch, &Found::new());
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
+        set_up();
+        assert_eq!((mode(&scratch_dir), mode(&disk)), (0o777, 0o777));
+        for path in [&scratch_dir, &disk] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o1700)).expect("a mode");
+        }
+        set_up();
+        assert_eq!((mode(&scratch_dir), mode(&disk)), (0o1700, 0o1700), "the pod's own modes");
+        // Somebody took them away: they are made again.
+        fs::remove_dir(&scratch_dir).expect("removed");
+        fs::remove_dir(&disk).expect("removed");
+        set_up();
+        assert_eq!((mode(&scratch_dir), mode(&disk)), (0o777, 0o777));
+    }
+
+    #[test]
+    fn a_volume_that_failed_is_tried_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pod = pod_with(json!({}));
+        let helper = Helper { program: "/no/such".into(), args: Vec::new() };
+        let source = json!({"path": dir.path().join("d").display().to_string(), "type": "Directory"});
+        let volume: Volume = serde_json::from_value(json!({"name": "h", "hostPath": source})).expect("a volume");
+        let set_up = || set_up_once(&pod, dir.path(), &volume, None, &helper);
+        set_up().expect_err("not there");
+        set_up().expect_err("not there");
+        fs::create_dir(dir.path().join("d")).expect("a folder");
+        set_up().expect("there");
     }
 
     #[test]
