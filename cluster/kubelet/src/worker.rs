@@ -1164,11 +1164,8 @@ fn config(
     let (pod_ips, host_ips) = (one_of_each_family(ips), one_of_each_family(&node.options.own_addresses()));
     let pod_dir = node.pod_dir(&pod.uid);
     let volume_file = |volume: &str, path: &str| {
-        let volume = pod.spec().volumes.iter().flatten().find(|one| one.name == volume)?;
-        // A server that does not answer would hold up more than this pod.
-        let is_remote = gear.found.get(&volume.name).is_some_and(|origin| origin.place.is_remote());
-        let file = volumes::folder(&pod_dir, volume, &gear.found).join(path);
-        if is_remote { None } else { std::fs::read_to_string(file).ok() }
+        let volume = pod.spec().volumes.iter().flatten().find(|one| one.name == volume);
+        volume.map_or(Ok(None), |volume| volumes::variables_file(&pod_dir, volume, path))
     };
     let nothing = Nothing;
     let source: &dyn make::Source = gear.followed.as_ref().map_or(&nothing as &dyn make::Source, |followed| followed);

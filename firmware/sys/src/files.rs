@@ -141,6 +141,23 @@ impl Root {
         io::Read::read_to_end(&mut io::Read::take(file, bytes_max), &mut bytes).doing_to("read", name)?;
         Ok(bytes)
     }
+
+    /// Reads a file inside that somebody else made. What is no regular file is refused and not waited for, and so is one that
+    /// holds more than `bytes_max`.
+    pub fn read_regular(&self, name: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+        let file = self.open_at(name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
+        let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why)).doing_to("read", name);
+        if !file.metadata().doing_to("look at", name)?.is_file() {
+            return refused("it is not a regular file".to_owned());
+        }
+        let mut bytes = Vec::new();
+        // One byte more tells a file that is too large, also one that grows meanwhile.
+        io::Read::read_to_end(&mut io::Read::take(file, bytes_max + 1), &mut bytes).doing_to("read", name)?;
+        if bytes.len() as u64 > bytes_max {
+            return refused(format!("it is larger than {bytes_max} bytes"));
+        }
+        Ok(bytes)
+    }
 }
 
 impl AsFd for Root {
@@ -443,6 +460,21 @@ mod tests {
         assert!(root.open_at(Path::new("etc/passwd"), libc::O_RDONLY, 0).is_err());
         root.make_folders(Path::new("../a/b"), 0o755).expect("made inside");
         assert!(inside.join("a/b").is_dir());
+    }
+
+    #[test]
+    fn only_small_regular_files_are_read_for_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::open(folder.path()).expect("a root");
+        let read = |name: &str| root.read_regular(Path::new(name), 4).map_err(|error| error.source.to_string());
+        fs::write(folder.path().join("small"), "1234").expect("written");
+        fs::write(folder.path().join("large"), "12345").expect("written");
+        nix::unistd::mkfifo(&folder.path().join("pipe"), Mode::S_IRWXU).expect("made");
+        fs::create_dir(folder.path().join("folder")).expect("made");
+        assert_eq!(read("small"), Ok(b"1234".to_vec()));
+        assert_eq!(read("large"), Err("it is larger than 4 bytes".to_owned()));
+        assert_eq!(read("pipe"), Err("it is not a regular file".to_owned()), "nobody writes to it, and nobody waits");
+        assert_eq!(read("folder"), Err("it is not a regular file".to_owned()));
     }
 
     #[test]

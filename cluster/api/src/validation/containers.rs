@@ -2,6 +2,7 @@
 //!
 //! Start at [`all`].
 
+use super::volumes::file_path;
 use super::wrong::Wrong;
 use crate::dig;
 use crate::field::Path;
@@ -31,7 +32,7 @@ const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// All containers of a pod's spec.
 pub(super) fn all(spec: &Value, at: &Path, wrong: &mut Wrong) {
-    let volumes: Vec<&str> = dig::list(spec, "volumes").iter().map(|volume| dig::text(volume, "name")).collect();
+    let volumes = dig::list(spec, "volumes");
     if dig::list(spec, "containers").is_empty() {
         wrong.required(&at.child("containers"), "");
     }
@@ -42,7 +43,7 @@ pub(super) fn all(spec: &Value, at: &Path, wrong: &mut Wrong) {
         for (index, container) in dig::list(spec, list).iter().enumerate() {
             let at = at.index(index);
             let name = dig::text(container, "name");
-            one(container, host_network, &volumes, &at, wrong);
+            one(container, host_network, volumes, &at, wrong);
             match list {
                 "initContainers" => init(container, &at, wrong),
                 "ephemeralContainers" => ephemeral(container, &at, wrong),
@@ -57,7 +58,7 @@ pub(super) fn all(spec: &Value, at: &Path, wrong: &mut Wrong) {
     host_ports(spec, at, wrong);
 }
 
-fn one(container: &Value, host_network: bool, volumes: &[&str], at: &Path, wrong: &mut Wrong) {
+fn one(container: &Value, host_network: bool, volumes: &[Value], at: &Path, wrong: &mut Wrong) {
     wrong.name(container, "name", names::dns1123_label, at);
     wrong.need_text(container, "image", at);
     let image = dig::text(container, "image");
@@ -69,7 +70,7 @@ fn one(container: &Value, host_network: bool, volumes: &[&str], at: &Path, wrong
     let policies = ["FallbackToLogsOnError", "File"];
     wrong.one_of_if_set(container, "terminationMessagePolicy", &policies, at);
     ports(container, host_network, &at.child("ports"), wrong);
-    environment(container, at, wrong);
+    environment(container, volumes, at, wrong);
     mounts(container, volumes, at, wrong);
     for field in PROBES {
         probe(container, field, at, wrong);
@@ -150,13 +151,13 @@ fn host_ports(spec: &Value, at: &Path, wrong: &mut Wrong) {
     }
 }
 
-fn environment(container: &Value, at: &Path, wrong: &mut Wrong) {
+fn environment(container: &Value, volumes: &[Value], at: &Path, wrong: &mut Wrong) {
     let at_env = at.child("env");
     for (index, variable) in dig::list(container, "env").iter().enumerate() {
         let at = at_env.index(index);
         wrong.name(variable, "name", names::env_name, &at);
         if dig::has(variable, "valueFrom") {
-            env_source(variable, &at.child("valueFrom"), wrong);
+            env_source(variable, volumes, &at.child("valueFrom"), wrong);
         }
     }
     let at_from = at.child("envFrom");
@@ -172,7 +173,7 @@ fn environment(container: &Value, at: &Path, wrong: &mut Wrong) {
     }
 }
 
-fn env_source(variable: &Value, at: &Path, wrong: &mut Wrong) {
+fn env_source(variable: &Value, volumes: &[Value], at: &Path, wrong: &mut Wrong) {
     let source = dig::get(variable, "valueFrom");
     let kinds = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let given: Vec<&str> = kinds.into_iter().filter(|one| dig::has(source, one)).collect();
@@ -181,7 +182,7 @@ fn env_source(variable: &Value, at: &Path, wrong: &mut Wrong) {
         match *one {
             "fieldRef" => field_reference(reference, &ENV_FIELDS, &at, wrong),
             "resourceFieldRef" => wrong.need_text(reference, "resource", &at),
-            "fileKeyRef" => {}
+            "fileKeyRef" => file_key_reference(reference, volumes, &at, wrong),
             _ => {
                 wrong.need_text(reference, "name", &at);
                 wrong.name(reference, "key", names::config_key, &at);
@@ -195,6 +196,21 @@ fn env_source(variable: &Value, at: &Path, wrong: &mut Wrong) {
         wrong.invalid(at, "", "may not be specified when `value` is not empty");
     } else if given.len() > 1 {
         wrong.invalid(at, "", "may not have more than one field specified at a time");
+    }
+}
+
+/// A variable of a file that another container of the pod wrote, so it lies in an emptyDir.
+fn file_key_reference(reference: &Value, volumes: &[Value], at: &Path, wrong: &mut Wrong) {
+    wrong.need_text(reference, "key", at);
+    wrong.need_text(reference, "path", at);
+    file_path(dig::text(reference, "path"), &at.child("path"), wrong);
+    wrong.need_text(reference, "volumeName", at);
+    let name = dig::text(reference, "volumeName");
+    match volumes.iter().find(|volume| dig::text(volume, "name") == name) {
+        _ if name.is_empty() => {}
+        None => wrong.not_found(&at.child("volumeName"), name),
+        Some(volume) if dig::has(volume, "emptyDir") => {}
+        Some(_) => wrong.invalid(&at.child("volumeName"), name, "referenced volume must be of type emptyDir"),
     }
 }
 
@@ -226,14 +242,14 @@ pub(super) fn field_reference(reference: &Value, known: &[&str], at: &Path, wron
     }
 }
 
-fn mounts(container: &Value, volumes: &[&str], at: &Path, wrong: &mut Wrong) {
+fn mounts(container: &Value, volumes: &[Value], at: &Path, wrong: &mut Wrong) {
     let at = at.child("volumeMounts");
     let mut taken: Vec<&str> = Vec::new();
     for (index, mount) in dig::list(container, "volumeMounts").iter().enumerate() {
         let at = at.index(index);
         let (name, path) = (dig::text(mount, "name"), dig::text(mount, "mountPath"));
         wrong.need_text(mount, "name", &at);
-        if !volumes.contains(&name) {
+        if !volumes.iter().any(|volume| dig::text(volume, "name") == name) {
             wrong.not_found(&at.child("name"), name);
         }
         wrong.need_text(mount, "mountPath", &at);

@@ -106,6 +106,33 @@ fn metadata() {
 }
 
 #[test]
+fn files_of_variables() {
+    let pod = |reference: &str| {
+        format!(
+            "{{'spec':{{'volumes':[{{'name':'e','emptyDir':{{}}}},{{'name':'h','hostPath':{{'path':'/'}}}}],
+                'containers':[{{'name':'a','image':'i','env':[{{'name':'A','valueFrom':{{'fileKeyRef':{{{reference}}}}}}}]}}]}}}}"
+        )
+    };
+    let at = |fault: &str| format!("spec.containers[0].env[0].valueFrom.fileKeyRef.{fault}");
+    for (reference, want) in [
+        ("'volumeName':'e','path':'d/f','key':'K'", &[][..]),
+        ("'volumeName':'e'", &["key: Required value", "path: Required value"]),
+        ("'path':'f','key':'K'", &["volumeName: Required value"]),
+        ("'volumeName':'n','path':'f','key':'K'", &["volumeName: Not found: \"n\""]),
+        (
+            "'volumeName':'h','path':'f','key':'K'",
+            &["volumeName: Invalid value: \"h\": referenced volume must be of type emptyDir"],
+        ),
+        ("'volumeName':'e','path':'/f','key':'K'", &["path: Invalid value: \"/f\": must be a relative path"]),
+        ("'volumeName':'e','path':'a/../f','key':'K'", &["path: Invalid value: \"a/../f\": must not contain '..'"]),
+        ("'volumeName':'e','path':'..f','key':'K'", &["path: Invalid value: \"..f\": must not start with '..'"]),
+    ] {
+        let want: Vec<String> = want.iter().map(|fault| at(fault)).collect();
+        broken("v1", "Pod", &pod(reference), &want.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn pods() {
     let pod = |spec: &str| format!("{{'spec':{{{spec}}}}}");
     let with = |container: &str| pod(&format!("'containers':[{{'name':'a','image':'i',{container}}}]"));

@@ -110,7 +110,7 @@ fn mode(value: &Value, field: &str, at: &Path, wrong: &mut Wrong) {
 }
 
 /// A path inside a volume that the kubelet fills: relative, and not where the kubelet keeps its own.
-fn file_path(path: &str, at: &Path, wrong: &mut Wrong) {
+pub(super) fn file_path(path: &str, at: &Path, wrong: &mut Wrong) {
     relative_path(path, at, wrong);
     if path.starts_with("..") && !path.split('/').any(|step| step == "..") {
         wrong.invalid(at, path, "must not start with '..'");

@@ -23,8 +23,8 @@ pub struct EnvFacts<'a> {
     pub services: &'a [std::sync::Arc<Service>],
     /// What fields refer to.
     pub fields: FieldFacts<'a>,
-    /// A file of a volume, for `fileKeyRef`.
-    pub volume_file: &'a dyn Fn(&str, &str) -> Option<String>,
+    /// A file of a volume, for `fileKeyRef`; nothing if it is not there.
+    pub volume_file: &'a dyn Fn(&str, &str) -> Result<Option<String>, String>,
 }
 
 /// A container's environment, in order.
@@ -132,7 +132,9 @@ fn referenced(from: &EnvVarSource, facts: &EnvFacts<'_>) -> Result<Option<String
         return optional(value, reference.optional, missing);
     }
     if let Some(reference) = &from.file_key_ref {
-        let content = (facts.volume_file)(&reference.volume_name, &reference.path);
+        let content = (facts.volume_file)(&reference.volume_name, &reference.path).map_err(|detail| {
+            ConfigError::File { path: reference.path.clone(), volume: reference.volume_name.clone(), detail }
+        })?;
         let value = content.and_then(|content| key_of_file(&content, &reference.key));
         let missing = || ConfigError::KeyMissing {
             key: reference.key.clone(),
@@ -252,7 +254,10 @@ mod tests {
             source: &objects,
             services: &[],
             fields: super::super::tests::fields(&pod),
-            volume_file: &|_, _| Some("X='y'\n".to_owned()),
+            volume_file: &|_, path| match path {
+                "large" => Err("it is too large".to_owned()),
+                _ => Ok(Some("X='y'\n".to_owned())),
+            },
         };
         let found = environment(&pod.members[0].container, &facts);
         match (found, wanted) {
@@ -286,6 +291,9 @@ mod tests {
         let file =
             json!({"env": [{"name": "F", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "p", "key": "X"}}}]});
         check(file, Ok(&[("F", "y")]));
+        let refused = json!({"volumeName": "v", "path": "large", "key": "X", "optional": true});
+        let refused = json!({"env": [{"name": "F", "valueFrom": {"fileKeyRef": refused}}]});
+        check(refused, Err("failed to read file large of volume v: it is too large"));
     }
 
     #[test]

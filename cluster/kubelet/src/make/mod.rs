@@ -61,6 +61,16 @@ pub enum ConfigError {
         /// Of what.
         object: String,
     },
+    /// A file of variables that is not read.
+    #[error("failed to read file {path} of volume {volume}: {detail}")]
+    File {
+        /// The file.
+        path: String,
+        /// The volume it is in.
+        volume: String,
+        /// Why not.
+        detail: String,
+    },
     /// A field nobody knows.
     #[error("unsupported fieldPath: {0}")]
     Field(String),
@@ -294,7 +304,7 @@ pub(crate) mod tests {
         let objects = Objects::default();
         let options = Options::new("node-1", Path::new("/d"), Path::new("/l"));
         let parts = Parts {
-            env: env::EnvFacts { source: &objects, services: &[], fields: fields(&pod), volume_file: &|_, _| None },
+            env: env::EnvFacts { source: &objects, services: &[], fields: fields(&pod), volume_file: &|_, _| Ok(None) },
             image: "busybox".into(),
             image_status: None,
             mounts: vec![],

@@ -46,6 +46,9 @@ const READY: &str = "ready";
 /// The mode of files whose volume names none.
 const MODE_DEFAULT: i32 = 0o644;
 
+/// What a file of variables may hold; more than any environment the kernel would take of it is worth.
+const VARIABLES_BYTES_MAX: u64 = 64 << 10;
+
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
@@ -505,6 +508,20 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), VolumeError> {
     }
 }
 
+/// A file of variables that a container left in an emptyDir; nothing if there is none. No link leads out of the volume, and a file
+/// that is large, or would have to be waited for, is an error. Other volumes are refused, as upstream does.
+pub fn variables_file(pod_dir: &Path, volume: &Volume, path: &str) -> Result<Option<String>, String> {
+    if kind(volume) != Kind::EmptyDir {
+        return Err("the volume is not an emptyDir".to_owned());
+    }
+    let root = sys::files::Root::open(&folder(pod_dir, volume, &Found::new()));
+    match root.and_then(|root| root.read_regular(Path::new(path), VARIABLES_BYTES_MAX)) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(base::chain(&error).to_string()),
+    }
+}
+
 /// How many bytes a folder's files take, links not followed.
 pub fn usage(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -708,6 +725,25 @@ mod tests {
         set_up().expect_err("not there");
         fs::create_dir(dir.path().join("d")).expect("a folder");
         set_up().expect("there");
+    }
+
+    #[test]
+    fn variables_are_read_from_small_files_inside_an_empty_dir() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let volume: Volume = serde_json::from_value(json!({"name": "v", "emptyDir": {}})).expect("a volume");
+        let read = |path: &str| variables_file(dir.path(), &volume, path);
+        assert_eq!(read("a"), Ok(None), "the volume is not there");
+        let inside = folder(dir.path(), &volume, &Found::new());
+        fs::create_dir_all(&inside).expect("a folder");
+        fs::write(dir.path().join("secret"), "theirs").expect("written");
+        fs::write(inside.join("a"), "A=1").expect("written");
+        fs::write(inside.join("large"), vec![b'a'; 1 + (64 << 10)]).expect("written");
+        std::os::unix::fs::symlink("../../../secret", inside.join("out")).expect("a link");
+        assert_eq!((read("a"), read("none")), (Ok(Some("A=1".to_owned())), Ok(None)));
+        assert_eq!((read("out"), read("../../../secret")), (Ok(None), Ok(None)));
+        assert_eq!(read("large"), Err("failed to read large: it is larger than 65536 bytes".to_owned()));
+        let host: Volume = serde_json::from_value(json!({"name": "v", "hostPath": {"path": "/"}})).expect("a volume");
+        assert_eq!(variables_file(dir.path(), &host, "etc/shadow"), Err("the volume is not an emptyDir".to_owned()));
     }
 
     #[test]
