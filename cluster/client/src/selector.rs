@@ -1,11 +1,12 @@
-//! Label selectors, as objects carry them.
+//! Selectors, as objects carry them: of objects by labels, of nodes by labels and name.
 //!
-//! Start at [`Selector`].
+//! Start at [`Selector`] and [`node_matches`].
 //!
 //! Not here: selectors in the form of a query parameter (the server reads those).
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// The labels of an object.
@@ -78,6 +79,38 @@ impl Selector {
     }
 }
 
+/// Whether a node matches one of a selector's terms.
+pub fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
+    selector.node_selector_terms.iter().any(|term| node_term_matches(term, node))
+}
+
+/// Whether a node matches all of a term. A term that asks for nothing matches nothing.
+pub fn node_term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).map(String::as_str);
+    let name = node.metadata.name.as_deref();
+    (!expressions.is_empty() || !fields.is_empty())
+        && expressions.iter().all(|each| requirement_holds(each, label(&each.key)))
+        && fields.iter().all(|each| each.key == "metadata.name" && requirement_holds(each, name))
+}
+
+fn requirement_holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = value.is_some_and(|value| values.iter().any(|each| each == value));
+    let number = |text: &str| text.parse::<i64>().ok();
+    let bound = values.first().and_then(|text| number(text));
+    match requirement.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value > bound),
+        "Lt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value < bound),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +141,28 @@ mod tests {
         check(r#"{"matchExpressions":[{"key":"a","operator":"Exists"}]}"#, "a=1", true);
         check(r#"{"matchExpressions":[{"key":"a","operator":"DoesNotExist"}]}"#, "a=1", false);
     }
+    #[test]
+    fn nodes_are_selected_by_labels_and_name() {
+        let node = r#"{"metadata":{"name":"n","labels":{"a":"1","cores":"4"}}}"#;
+        let node: Node = serde_json::from_str(node).expect("a node");
+        for (terms, wanted) in [
+            ("", false),
+            ("{}", false),
+            (r#"{"matchExpressions":[{"key":"a","operator":"In","values":["1"]}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"a","operator":"In","values":["2"]}]}"#, false),
+            (r#"{},{"matchExpressions":[{"key":"b","operator":"DoesNotExist"}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"cores","operator":"Gt","values":["3"]}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"cores","operator":"Lt","values":["4"]}]}"#, false),
+            (r#"{"matchFields":[{"key":"metadata.name","operator":"In","values":["n"]}]}"#, true),
+            (r#"{"matchFields":[{"key":"metadata.uid","operator":"Exists"}]}"#, false),
+            (r#"{"matchExpressions":[{"key":"a","operator":"Near"}]}"#, false),
+        ] {
+            let selector: NodeSelector =
+                serde_json::from_str(&format!(r#"{{"nodeSelectorTerms":[{terms}]}}"#)).expect("a selector");
+            assert_eq!(node_matches(&selector, &node), wanted, "{terms}");
+        }
+    }
+
     #[test]
     fn an_unknown_operator_selects_nothing() {
         check(r#"{"matchExpressions":[{"key":"a","operator":"Near"}]}"#, "a=1", false);

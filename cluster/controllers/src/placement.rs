@@ -4,7 +4,7 @@
 //!
 //! Not here: resources and everything that depends on other pods (`scheduler`).
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, PodSpec, Taint, Toleration};
 
 /// Whether the node selector and the required node affinity of a pod allow the node.
 pub fn selects(spec: &PodSpec, node: &Node) -> bool {
@@ -15,35 +15,8 @@ pub fn selects(spec: &PodSpec, node: &Node) -> bool {
         return false;
     }
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let Some(required) =
-        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
-    else {
-        return true;
-    };
-    required.node_selector_terms.iter().any(|term| {
-        let labelled = term.match_expressions.iter().flatten();
-        let fields = term.match_fields.iter().flatten();
-        let is_empty = term.match_expressions.iter().flatten().next().is_none() && fields.clone().next().is_none();
-        !is_empty
-            && labelled.into_iter().all(|each| meets(each, labels.get(&each.key).map(String::as_str)))
-            && fields.into_iter().all(|each| each.key == "metadata.name" && meets(each, node.metadata.name.as_deref()))
-    })
-}
-
-fn meets(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = wanted.values.as_deref().unwrap_or_default();
-    let is_in = || value.is_some_and(|value| values.iter().any(|each| each == value));
-    let number = |text: &str| text.parse::<i64>().ok();
-    let compare = || Some((number(value?)?, number(values.first()?)?));
-    match wanted.operator.as_str() {
-        "In" => is_in(),
-        "NotIn" => !is_in(),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare().is_some_and(|(value, than)| value > than),
-        "Lt" => compare().is_some_and(|(value, than)| value < than),
-        _ => false,
-    }
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    required.is_none_or(|required| client::node_matches(required, node))
 }
 
 /// Whether one of the tolerations is for this taint.

@@ -854,9 +854,8 @@ async fn prepare_volumes(
 /// Sets up the volumes that are not files of API objects.
 async fn set_up_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Result<(), String> {
     let mut gear = gear.lock().await;
-    let pod_dir = node.pod_dir(&pod.uid);
-    let found = volumes::origin::resolve(&node.client, pod, &pod_dir, &mut gear.found).await;
-    found.map_err(|(volume, error)| set_up_failed(&volume, &error))?;
+    let (pod_dir, node_name) = (node.pod_dir(&pod.uid), &node.options.node_name);
+    volumes::origin::resolve(&node.client, node_name, pod, &pod_dir, &mut gear.found).await?;
     for volume in pod.spec().volumes.iter().flatten() {
         if matches!(volumes::kind(volume), volumes::Kind::Files { .. }) {
             continue;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use client::Selector;
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, Taint, Toleration};
 
 use crate::snapshot::{NodeInfo, Snapshot};
 
@@ -19,36 +19,7 @@ pub(crate) fn node_matches(pod: &Pod, node: &NodeInfo) -> bool {
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected
-        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| node_term_matches(term, node)))
-}
-
-/// Whether a node matches all of a term. A term that asks for nothing matches nothing.
-pub(crate) fn node_term_matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let none = BTreeMap::new();
-    let labels = node.node.metadata.labels.as_ref().unwrap_or(&none);
-    let name = node.node.metadata.name.as_deref();
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|each| requirement_holds(each, labels.get(&each.key).map(String::as_str)))
-        && fields.iter().all(|each| each.key == "metadata.name" && requirement_holds(each, name))
-}
-
-fn requirement_holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|each| each == value));
-    let number = |text: &str| text.parse::<i64>().ok();
-    let bound = values.first().and_then(|text| number(text));
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value > bound),
-        "Lt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
+    selected && required.is_none_or(|required| client::node_matches(required, &node.node))
 }
 
 /// How many pods, or how much weight, each topology domain has.

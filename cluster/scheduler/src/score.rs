@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::affinity::{Term, node_term_matches, preferences, required_affinity, tolerates};
+use crate::affinity::{Term, preferences, required_affinity, tolerates};
 use crate::filter::tolerations;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot, normal_image};
 use crate::spread::Spread;
@@ -81,7 +81,7 @@ fn node_affinity(pod: &PodInfo, nodes: &[&NodeInfo], _: &Snapshot) -> Vec<i64> {
     let terms = preferred.and_then(|each| each.preferred_during_scheduling_ignored_during_execution.as_deref());
     let Some(terms) = terms else { return Vec::new() };
     let weight = |node: &&NodeInfo| {
-        let matching = terms.iter().filter(|term| node_term_matches(&term.preference, node));
+        let matching = terms.iter().filter(|term| client::node_term_matches(&term.preference, &node.node));
         matching.map(|term| i64::from(term.weight)).sum()
     };
     more_is_better(&nodes.iter().map(weight).collect::<Vec<_>>())

@@ -23,7 +23,6 @@ use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolum
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::json;
 
-use crate::affinity::node_term_matches;
 use crate::filter::Reason;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
@@ -231,7 +230,7 @@ fn claimed(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Write {
 }
 
 fn selects(selector: &NodeSelector, node: &NodeInfo) -> bool {
-    selector.node_selector_terms.iter().any(|term| node_term_matches(term, node))
+    client::node_matches(selector, &node.node)
 }
 
 /// Whether somebody makes volumes of a class for this node.

@@ -4,7 +4,7 @@
 //! being deleted, still knows what its running pods use.
 //!
 //! Invariants:
-//! * a volume is used only if its `claimRef` and the claim name each other;
+//! * a volume is used only if its `claimRef` and the claim name each other, and only on a node that its affinity allows;
 //! * what was found once for a pod never changes for it.
 //!
 //! Not here: mounting (`helper.rs`), folders (`mod.rs`).
@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 
 use claims::{LOCAL, NFS_SHARE, PROVISIONED_BY, annotation, spec};
 use client::{Client, Kind};
-use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Volume};
+use k8s_openapi::api::core::v1::{
+    HostPathVolumeSource, Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Volume,
+};
 use serde::{Deserialize, Serialize};
 
 use super::helper::Export;
@@ -63,6 +65,17 @@ pub enum Place {
     },
 }
 
+/// Why a volume of a pod cannot be had.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    /// The volume's data is on other nodes: a new, empty directory here would look like data that was lost.
+    #[error("MountVolume.NodeAffinity check failed for volume \"{0}\" : no matching NodeSelectorTerms")]
+    NodeAffinity(String),
+    /// Its claim, its volume, or what was heard of them.
+    #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
+    SetUp(String, String),
+}
+
 impl Place {
     /// Where a container's mount starts.
     pub fn folder(&self, pod_dir: &Path) -> PathBuf {
@@ -84,17 +97,18 @@ pub fn remembered(pod_dir: &Path) -> Found {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// Finds out about every volume that is not known yet, and remembers it.
+/// Finds out about every volume that is not known yet, and remembers it. Errors are what the pod's event says.
 pub async fn resolve(
     client: &Client,
+    node_name: &str,
     pod: &PodInfo,
     pod_dir: &Path,
     found: &mut Found,
-) -> Result<(), (String, String)> {
+) -> Result<(), String> {
     let before = found.len();
     for volume in pod.spec().volumes.iter().flatten() {
         if !found.contains_key(&volume.name)
-            && let Some(origin) = origin(client, pod, volume).await.map_err(|error| (volume.name.clone(), error))?
+            && let Some(origin) = origin(client, node_name, pod, volume).await.map_err(|refusal| refusal.to_string())?
         {
             found.insert(volume.name.clone(), origin);
         }
@@ -114,7 +128,7 @@ pub async fn resolve(
     Ok(())
 }
 
-async fn origin(client: &Client, pod: &PodInfo, volume: &Volume) -> Result<Option<Origin>, String> {
+async fn origin(client: &Client, node_name: &str, pod: &PodInfo, volume: &Volume) -> Result<Option<Origin>, Refusal> {
     if let Some(source) = &volume.nfs {
         let export = Export {
             server: source.server.clone(),
@@ -131,13 +145,32 @@ async fn origin(client: &Client, pod: &PodInfo, volume: &Volume) -> Result<Optio
         (None, None) => return Ok(None),
     };
     let key = format!("{}/{name}", pod.namespace);
+    let refused = |detail: String| Refusal::SetUp(volume.name.clone(), detail);
     let asked = |what: String| {
-        move |error: client::ClientError| format!("failed to fetch {what} from API server: {}", base::chain(&error))
+        move |error: client::ClientError| {
+            refused(format!("failed to fetch {what} from API server: {}", base::chain(&error)))
+        }
     };
     let claim: PersistentVolumeClaim = client.get(&pod.namespace, &name).await.map_err(asked(format!("PVC {key}")))?;
-    let bound = named_volume(&claim, &key)?;
-    let volume: PersistentVolume = client.get("", bound).await.map_err(asked(format!("PV {bound}")))?;
-    place(&claim, &key, &volume, read_only).map(Some)
+    let bound = named_volume(&claim, &key).map_err(refused)?;
+    let found: PersistentVolume = client.get("", bound).await.map_err(asked(format!("PV {bound}")))?;
+    if required_affinity(&found).is_some() {
+        let node: Node = client.get("", node_name).await.map_err(asked(format!("Node {node_name}")))?;
+        check_affinity(&volume.name, &found, &node)?;
+    }
+    place(&claim, &key, &found, read_only).map(Some).map_err(refused)
+}
+
+fn required_affinity(volume: &PersistentVolume) -> Option<&NodeSelector> {
+    spec(volume).node_affinity.as_ref()?.required.as_ref()
+}
+
+/// Refuses a volume that this node's labels do not allow here; a pod with `nodeName` got here without the scheduler.
+fn check_affinity(name: &str, volume: &PersistentVolume, node: &Node) -> Result<(), Refusal> {
+    match required_affinity(volume).is_none_or(|required| client::node_matches(required, node)) {
+        true => Ok(()),
+        false => Err(Refusal::NodeAffinity(name.to_owned())),
+    }
 }
 
 /// The volume of a claim that may be used by a new pod.
@@ -232,6 +265,26 @@ mod tests {
         let made = json!({"spec": {"nfs": {"server": "s", "path": "/srv/d"}},
             "annotations": {PROVISIONED_BY: claims::NFS, NFS_SHARE: "/srv"}});
         check(json!({}), made, Ok(nfs(&[], Some("/srv"), false)));
+    }
+
+    #[test]
+    fn a_volume_of_another_node_is_refused() {
+        let node = |room: &str| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"room": room}}})).expect("a node")
+        };
+        let volume = |affinity: Value| -> PersistentVolume {
+            let spec = json!({"local": {"path": "/d"}, "nodeAffinity": affinity});
+            serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).expect("a volume")
+        };
+        let kitchen = json!({"key": "room", "operator": "In", "values": ["kitchen"]});
+        let bound = volume(json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [kitchen]}]}}));
+        assert_eq!(check_affinity("v", &bound, &node("kitchen")), Ok(()));
+        assert_eq!(check_affinity("v", &volume(Value::Null), &node("cellar")), Ok(()));
+        let told = check_affinity("v", &bound, &node("cellar")).expect_err("refused").to_string();
+        let wanted = "MountVolume.NodeAffinity check failed for volume \"v\" : no matching NodeSelectorTerms";
+        assert_eq!(told, wanted);
+        let told = Refusal::SetUp("v".to_owned(), "why".to_owned()).to_string();
+        assert_eq!(told, "MountVolume.SetUp failed for volume \"v\" : why");
     }
 
     #[test]
