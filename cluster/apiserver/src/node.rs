@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! * a node writes only its own Node, Lease, CSINode, what belongs to its own pods, and notes on volumes it takes care of;
-//! * a node reads only the pods bound to it, and only those Secrets, ConfigMaps and claims that one of them mentions.
+//! * a node reads only the pods bound to it, and only those Secrets, ConfigMaps and claims that one of them mentions, or owns.
 //!
 //! A node's service proxy, DNS and pod network speak as the node does: it holds the only key of its machine, and who has that
 //! has all of the machine. So a node also reads what these need of the cluster: Services, their endpoints, and Nodes.
@@ -55,6 +55,7 @@ pub(crate) fn allows(api: &Api, user: &User, wish: &Wish<'_>) -> bool {
                 || (what == ("coordination.k8s.io", "leases") && wish.name == node)
                 || (matches!(what, ("", "secrets" | "configmaps" | "persistentvolumeclaims"))
                     && mentions(api, node, wish))
+                || (what == ("", "persistentvolumeclaims") && owns_claim(api, node, wish))
         }
         "create" if what == ("coordination.k8s.io", "leases") => wish.namespace == "kube-node-lease",
         "create" if what == ("", "serviceaccounts") => wish.subresource == "token" && mentions(api, node, wish),
@@ -77,6 +78,17 @@ fn owns_pod(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
     let pod = api.object(&format!("pods/{}/{}", wish.namespace, wish.name));
     let is_one = !wish.name.is_empty() && !wish.namespace.is_empty();
     is_one && pod.is_none_or(|pod| dig::text(&pod, "spec.nodeName") == node)
+}
+
+/// The claim of an ephemeral volume of a pod bound to the node: the pod names the volume only.
+fn owns_claim(api: &Api, node: &str, wish: &Wish<'_>) -> bool {
+    let claim = api.object(&format!("persistentvolumeclaims/{}/{}", wish.namespace, wish.name));
+    let owner = claim.as_ref().and_then(api::meta::controller).filter(|owner| owner.kind == "Pod");
+    let pod = owner.and_then(|owner| {
+        let pod = api.object(&format!("pods/{}/{}", wish.namespace, owner.name))?;
+        (api::meta::uid(&pod) == owner.uid).then_some(pod)
+    });
+    pod.is_some_and(|pod| dig::text(&pod, "spec.nodeName") == node)
 }
 
 /// The volume controller asked the node to remove what a released volume holds; admission lets it change annotations only.

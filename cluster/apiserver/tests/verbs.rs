@@ -68,6 +68,7 @@ fn told(response: apiserver::Response) -> (u16, Value) {
     }
 }
 
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -651,7 +652,12 @@ fn a_node_reads_and_writes_what_is_its_own() {
         let mut pod = pod(name);
         pod["spec"]["nodeName"] = node.into();
         pod["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": map}}]);
-        server.made(PODS, pod);
+        let pod = server.made(PODS, pod);
+        let owner =
+            json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"], "controller": true});
+        let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}});
+        let about = json!({"name": format!("{name}-v"), "ownerReferences": [owner]});
+        server.made(CLAIMS, json!({"metadata": about, "spec": claim}));
         server.made(MAPS, self::map(map, "x"));
     }
     let status = |method: &str, path: &str, body: Value| {
@@ -669,6 +675,8 @@ fn a_node_reads_and_writes_what_is_its_own() {
         (format!("{MAPS}/untold"), 403),
         (format!("{MAPS}?fieldSelector=metadata.name%3Duntold"), 403),
         (MAPS.to_owned(), 403),
+        (format!("{CLAIMS}/mine-v"), 200),
+        (format!("{CLAIMS}/other-v"), 403),
         (nodes.to_owned(), 200),
         ("/api/v1/services".to_owned(), 200),
     ] {

@@ -179,6 +179,24 @@ pub fn waits_for_consumer(class: Option<&StorageClass>) -> bool {
     class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer")
 }
 
+/// The name of the claim behind a pod's generic ephemeral volume.
+pub fn ephemeral_name(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
+
+/// Whether a claim is the one made for a generic ephemeral volume of a pod; an error says, in upstream's words, that it is not:
+/// anybody may have made a claim of that name.
+pub fn made_for(claim: &PersistentVolumeClaim, pod: &ObjectMeta) -> Result<(), String> {
+    let owner = claim.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let is_owner = owner.is_some_and(|owner| Some(&owner.uid) == pod.uid.as_ref());
+    if is_owner && claim.metadata.namespace == pod.namespace {
+        return Ok(());
+    }
+    let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
+    let claim = format!("{}/{}", claim.namespace(), claim.name());
+    Err(format!("PVC {claim} was not created for pod {namespace}/{name} (pod is not owner)"))
+}
+
 /// Whether a claim is bound for good.
 pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     !volume_name(claim).is_empty() && annotation(&claim.metadata, BIND_COMPLETED).is_some()

@@ -166,7 +166,7 @@ fn waits_for(view: &View<'_>, claim: &PersistentVolumeClaim) -> Note {
     let about = Regarding::object(claim);
     let pods = view.list::<Pod>(Some(claim.namespace()));
     let names: Vec<&str> =
-        pods.iter().filter(|pod| crate::protection::uses(pod, claim.name())).map(|pod| pod.name()).collect();
+        pods.iter().filter(|pod| crate::protection::uses(pod, claim)).map(|pod| pod.name()).collect();
     match names.as_slice() {
         [] => Note::normal(&about, "WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
         [one] => Note::normal(&about, "WaitForPodScheduled", format!("waiting for pod {one} to be scheduled")),

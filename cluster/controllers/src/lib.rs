@@ -20,6 +20,7 @@ mod definitions;
 mod deployment;
 mod disruption;
 mod endpoints;
+mod ephemeral;
 mod gc;
 mod job;
 mod jobpolicy;
@@ -112,6 +113,7 @@ pub fn all(options: Options) -> Vec<Box<dyn Reconciler>> {
         Box::new(podgc::PodGc::default()),
         Box::new(terminated::Terminated::new(options.terminated_pod_gc_threshold)),
         Box::new(disruption::Budgets),
+        Box::new(ephemeral::Ephemeral),
         Box::new(binding::Binder),
         Box::new(protection::Claims),
         Box::new(protection::Volumes),

@@ -45,7 +45,7 @@ impl Reconciler for Claims {
         let Some(claim) = view.get::<PersistentVolumeClaim>(&key.namespace, &key.name) else { return Outcome::none() };
         let used = || {
             let pods = view.list::<Pod>(Some(&key.namespace));
-            pods.iter().any(|pod| !node_name(pod).is_empty() && uses(pod, &key.name))
+            pods.iter().any(|pod| !node_name(pod).is_empty() && uses(pod, &claim))
         };
         protect(&*claim, OF_CLAIMS, used).map_or_else(Outcome::none, Outcome::from)
     }
@@ -91,13 +91,22 @@ fn protect<T: Kind>(object: &T, finalizer: &str, used: impl FnOnce() -> bool) ->
 /// The claim a volume of a pod refers to.
 fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
     let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-    named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)))
+    named.or_else(|| volume.ephemeral.as_ref().map(|_| claims::ephemeral_name(pod.name(), &volume.name)))
 }
 
-/// Whether a pod mentions a claim.
-pub(crate) fn uses(pod: &Pod, claim: &str) -> bool {
+/// Whether a pod mentions a claim by its name.
+pub(crate) fn uses_name(pod: &Pod, claim: &str) -> bool {
     let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.any(|volume| claim_of(pod, volume).as_deref() == Some(claim))
+}
+
+/// Whether a pod uses a claim; of an ephemeral volume, only the one that was made for it.
+pub(crate) fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| {
+        let is_theirs = || volume.persistent_volume_claim.is_some() || claims::made_for(claim, &pod.metadata).is_ok();
+        claim_of(pod, volume).as_deref() == Some(claim.name()) && is_theirs()
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +139,20 @@ mod tests {
         check(Some(json!({"containers": [], "nodeName": "x", "volumes": volumes("c")})), &[]);
         check(Some(json!({"containers": [], "volumes": volumes("c")})), goes);
         check(Some(json!({"containers": [], "nodeName": "x", "volumes": volumes("d")})), goes);
+    }
+
+    #[test]
+    fn a_claim_is_not_used_by_a_pod_it_was_not_made_for() {
+        let used = |owner: &str| {
+            let volumes = json!([{"name": "v", "ephemeral": {}}]);
+            let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [], "volumes": volumes}});
+            let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true}]);
+            let claim = json!({"metadata": {"name": "p-v", "namespace": "n", "ownerReferences": owner}});
+            let claim = serde_json::from_value(claim).expect("a claim");
+            uses(&serde_json::from_value(pod).expect("a pod"), &claim)
+        };
+        assert!(used("u"));
+        assert!(!used("another"));
     }
 
     #[test]

@@ -77,9 +77,15 @@ pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let name = |volume: &k8s_openapi::api::core::v1::Volume| {
         let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)))
+        named.or_else(|| volume.ephemeral.as_ref().map(|_| claims::ephemeral_name(pod.name(), &volume.name)))
     };
     volumes.filter_map(name).collect()
+}
+
+/// Whether a claim of this name is to be made for an ephemeral volume of the pod.
+fn is_ephemeral(pod: &Pod, claim: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| volume.ephemeral.is_some() && claims::ephemeral_name(pod.name(), &volume.name) == claim)
 }
 
 /// What a pod needs.
@@ -112,7 +118,16 @@ impl<'a> Needs<'a> {
         let namespace = pod.pod.namespace();
         for name in &pod.claims {
             let claim = all.claims.get(&(namespace.to_owned(), name.clone()));
-            let claim = claim.ok_or_else(|| format!("persistentvolumeclaim \"{name}\" not found"))?;
+            let is_ephemeral = is_ephemeral(&pod.pod, name);
+            let claim = claim.ok_or_else(|| match is_ephemeral {
+                true => {
+                    format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\"")
+                }
+                false => format!("persistentvolumeclaim \"{name}\" not found"),
+            })?;
+            if is_ephemeral {
+                claims::made_for(claim, &pod.pod.metadata)?;
+            }
             if claim.deleting() {
                 return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
@@ -312,6 +327,28 @@ mod tests {
         claim(&mut snapshot, "ReadWriteOnce", json!({"storageClassName": "now"}), json!({}));
         let unbound = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
         check(&mut snapshot, &["p"], &[unbound]);
+    }
+
+    #[test]
+    fn a_pod_waits_for_a_claim_of_its_own() {
+        let mut snapshot = world("x/y");
+        let volumes = json!({"volumes": [{"name": "v", "ephemeral": {}}]});
+        let said = |snapshot: &mut Snapshot| match decide(snapshot, vec![pod("p", volumes.clone())], &[]).remove(0) {
+            Decision::Explain { message, .. } => message.split(". ").next().unwrap_or_default().to_owned(),
+            Decision::Bind { node, .. } | Decision::Reserve { node, .. } => node,
+        };
+        let waits = "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-v\"";
+        assert!(said(&mut snapshot).contains(waits));
+        let own = |uid: &str| {
+            let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}]);
+            let meta = json!({"name": "p-v", "namespace": "n", "uid": "u", "ownerReferences": owner});
+            object(json!({"metadata": meta, "spec": {"storageClassName": "late"}}))
+        };
+        snapshot.volumes.set_claim("n", "p-v", Some(own("another")));
+        let foreign = "PVC n/p-v was not created for pod n/p (pod is not owner)";
+        assert!(said(&mut snapshot).contains(foreign));
+        snapshot.volumes.set_claim("n", "p-v", Some(own("p")));
+        assert!(matches!(said(&mut snapshot).as_str(), "a" | "b"));
     }
 
     #[test]

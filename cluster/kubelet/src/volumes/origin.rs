@@ -141,7 +141,7 @@ async fn origin(client: &Client, node_name: &str, pod: &PodInfo, volume: &Volume
     }
     let (name, read_only) = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => (source.claim_name.clone(), source.read_only == Some(true)),
-        (None, Some(_)) => (format!("{}-{}", pod.name, volume.name), false),
+        (None, Some(_)) => (claims::ephemeral_name(&pod.name, &volume.name), false),
         (None, None) => return Ok(None),
     };
     let key = format!("{}/{name}", pod.namespace);
@@ -152,6 +152,7 @@ async fn origin(client: &Client, node_name: &str, pod: &PodInfo, volume: &Volume
         }
     };
     let claim: PersistentVolumeClaim = client.get(&pod.namespace, &name).await.map_err(asked(format!("PVC {key}")))?;
+    owned(&claim, pod, volume).map_err(refused)?;
     let bound = named_volume(&claim, &key).map_err(refused)?;
     let found: PersistentVolume = client.get("", bound).await.map_err(asked(format!("PV {bound}")))?;
     if required_affinity(&found).is_some() {
@@ -170,6 +171,14 @@ fn check_affinity(name: &str, volume: &PersistentVolume, node: &Node) -> Result<
     match required_affinity(volume).is_none_or(|required| client::node_matches(required, node)) {
         true => Ok(()),
         false => Err(Refusal::NodeAffinity(name.to_owned())),
+    }
+}
+
+/// Keeps a pod from a claim that only has the name of its ephemeral volume's.
+fn owned(claim: &PersistentVolumeClaim, pod: &PodInfo, volume: &Volume) -> Result<(), String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (None, Some(_)) => claims::made_for(claim, &pod.pod.metadata),
+        _ => Ok(()),
     }
 }
 
@@ -243,6 +252,23 @@ mod tests {
             serde_json::from_value(json!({"metadata": meta, "spec": spec})).expect("a volume");
         let found = named_volume(&claim, "n/c").and_then(|_| place(&claim, "n/c", &volume, false));
         assert_eq!(found, wanted.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn an_ephemeral_volume_takes_only_the_claim_made_for_its_pod() {
+        let found = |owner: &str, volume: Value| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}});
+            let pod = PodInfo::new(serde_json::from_value(pod).expect("a pod")).expect("a whole pod");
+            let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true}]);
+            let claim = json!({"metadata": {"name": "p-v", "namespace": "n", "ownerReferences": owner}});
+            let claim = serde_json::from_value(claim).expect("a claim");
+            owned(&claim, &pod, &serde_json::from_value(volume).expect("a volume"))
+        };
+        let ephemeral = || json!({"name": "v", "ephemeral": {}});
+        let wanted = "PVC n/p-v was not created for pod n/p (pod is not owner)";
+        assert_eq!(found("u", ephemeral()), Ok(()));
+        assert_eq!(found("another", ephemeral()), Err(wanted.to_owned()));
+        assert_eq!(found("another", json!({"name": "v", "persistentVolumeClaim": {"claimName": "p-v"}})), Ok(()));
     }
 
     fn nfs(options: &[&str], below: Option<&str>, read_only: bool) -> Origin {

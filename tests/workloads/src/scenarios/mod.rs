@@ -49,6 +49,12 @@ pub const SCENARIOS: &[Scenario] = &[
         ..ONE
     },
     Scenario {
+        name: "ephemeral",
+        shows: "Generic ephemeral volume: a claim that comes and goes with its pod",
+        run: storage::ephemeral,
+        ..ONE
+    },
+    Scenario {
         name: "nfs",
         shows: "NFS volume and claim: a server that does not answer is named, and holds up nobody else",
         run: storage::nfs,

@@ -50,6 +50,20 @@ pub fn claims(user: &User) {
     user.must_become(&format!("--for=delete pv/{volume}"), 60);
 }
 
+pub fn ephemeral(user: &User) {
+    apply(user, "ephemeral.yaml");
+    user.must_become("--for=condition=Ready pod/my-app", 60);
+    user.must("exec my-app -- sh -c 'echo mine > /scratch/file'");
+    let claim = "get pvc my-app-scratch-volume -o jsonpath=";
+    let about =
+        user.must(&format!("{claim}{{.metadata.labels.type}}:{{.metadata.ownerReferences[0].name}}:{{.status.phase}}"));
+    assert_eq!(about, "my-frontend-volume:my-app:Bound");
+    let volume = user.must(&format!("{claim}{{.spec.volumeName}}"));
+    user.must("delete pod my-app");
+    user.must_become("--for=delete pvc/my-app-scratch-volume", 60);
+    user.must_become(&format!("--for=delete pv/{volume}"), 60);
+}
+
 fn nothing_fits(user: &User) {
     let events = "get events --field-selector=involvedObject.name=too-much,reason=FailedBinding";
     let why = "no persistent volumes available for this claim and no storage class is set";
