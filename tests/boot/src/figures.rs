@@ -78,7 +78,7 @@ fn idleness(bench: &Bench, idle: Duration, promises: &mut Promises) {
     sleep(SETTLES_WITHIN);
     let holds = |when: &str, promises: &mut Promises| {
         let memory = inside.memory();
-        print!("memory, with five pods and the one that looks, {when}:\n{}", memory.against(64));
+        print!("memory, with five pods and the one that looks, {when}:\n{memory}");
         promises.compare(&format!("our memory, {when}"), memory.ours(), 64.0, " MiB");
     };
     holds("idle for a minute", promises);
@@ -106,7 +106,7 @@ fn collecting(bench: &Bench, promises: &mut Promises) {
     promises.compare("fsyncs a minute", syncs as f64 / minutes, 10.0, "");
     promises.compare("written a minute", written * 1024.0 / minutes, 100.0, " KiB");
     let memory = inside.memory();
-    print!("{}", memory.against(160));
+    print!("{memory}");
     let board_mib = bench.board.qemu.as_ref().expect("QEMU plays it").memory_mib;
     promises.compare(
         &format!("memory of the whole board of {board_mib} MiB"),

@@ -165,6 +165,17 @@ impl Memory {
         f64::from(board_mib) - self.machine.1 as f64 / 1024.0
     }
 
+    fn tell(&self, out: &mut fmt::Formatter<'_>, promise: &str) -> fmt::Result {
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        for (pss, words) in &self.processes {
+            writeln!(out, "  {:>6.1} MiB  PSS of `{words}`", mib(*pss))?;
+        }
+        writeln!(out, "  {:>6.1} MiB  files in memory (tmpfs, memfd)", mib(self.files))?;
+        writeln!(out, "  {:>6.1} MiB  together{promise}", self.ours())?;
+        let (all, free) = self.machine;
+        writeln!(out, "  {:>6.1} MiB  of {:.0} in use, pods and the kernel's own included", mib(all - free), mib(all))
+    }
+
     /// Beside what was promised, in MiB.
     pub fn against(&self, promise: u32) -> Compared<'_> {
         Compared { memory: self, promise }
@@ -177,17 +188,15 @@ pub struct Compared<'a> {
     promise: u32,
 }
 
+impl fmt::Display for Memory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(out, "")
+    }
+}
+
 impl fmt::Display for Compared<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |kib: u64| kib as f64 / 1024.0;
-        let Compared { memory, promise } = self;
-        for (pss, words) in &memory.processes {
-            writeln!(out, "  {:>6.1} MiB  PSS of `{words}`", mib(*pss))?;
-        }
-        writeln!(out, "  {:>6.1} MiB  files in memory (tmpfs, memfd)", mib(memory.files))?;
-        writeln!(out, "  {:>6.1} MiB  together; the promise is {promise}", memory.ours())?;
-        let (all, free) = memory.machine;
-        writeln!(out, "  {:>6.1} MiB  of {:.0} in use, pods and the kernel's own included", mib(all - free), mib(all))
+        self.memory.tell(out, &format!("; the promise is {}", self.promise))
     }
 }
 
@@ -206,5 +215,6 @@ mod tests {
         assert_eq!((memory.ours(), memory.in_processes(), memory.of_board(512)), (2.0, 1.5, 112.0));
         let told = memory.against(64).to_string();
         assert!(told.contains("2.0 MiB  together; the promise is 64\n   100.0 MiB  of 500 in use"), "{told}");
+        assert_eq!(memory.to_string(), told.replace("; the promise is 64", ""));
     }
 }
