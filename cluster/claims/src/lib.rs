@@ -19,7 +19,7 @@ use api::quantity::Quantity;
 use client::{Kind, Selector};
 use k8s_openapi::api::core::v1::{
     NodeSelector, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    PersistentVolumeSpec,
+    PersistentVolumeSpec, Volume,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
@@ -182,6 +182,18 @@ pub fn waits_for_consumer(class: Option<&StorageClass>) -> bool {
 /// The name of the claim behind a pod's generic ephemeral volume.
 pub fn ephemeral_name(pod: &str, volume: &str) -> String {
     format!("{pod}-{volume}")
+}
+
+/// The name of the claim that a volume of a pod refers to, or that is made for it.
+pub fn claim_of(pod: &str, volume: &Volume) -> Option<String> {
+    let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
+    named.or_else(|| volume.ephemeral.as_ref().map(|_| ephemeral_name(pod, &volume.name)))
+}
+
+/// Whether a pod may have the claim of that name by this volume: any that it refers to, but for an ephemeral volume only the one
+/// that was [made for](made_for) it.
+pub fn may_have(pod: &ObjectMeta, volume: &Volume, claim: &PersistentVolumeClaim) -> Result<(), String> {
+    if volume.persistent_volume_claim.is_some() { Ok(()) } else { made_for(claim, pod) }
 }
 
 /// Whether a claim is the one made for a generic ephemeral volume of a pod; an error says, in upstream's words, that it is not:

@@ -26,5 +26,5 @@ pub use caches::Caches;
 pub use door::{Call, Collection, Door, DoorError, Event, EventKind, Item, Listing, Reply};
 pub use kind::{Kind, Resource};
 pub use kubeconfig::{Kubeconfig, KubeconfigError, authority_of};
-pub use selector::{Labels, Selector, node_matches, node_term_matches};
+pub use selector::{Labels, Selector, node_matches, node_suits, node_term_matches};
 pub use typed::{Client, ClientError, DeleteOptions};

@@ -1,12 +1,12 @@
 //! Selectors, as objects carry them: of objects by labels, of nodes by labels and name.
 //!
-//! Start at [`Selector`] and [`node_matches`].
+//! Start at [`Selector`] and [`node_suits`].
 //!
 //! Not here: selectors in the form of a query parameter (the server reads those).
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// The labels of an object.
@@ -77,6 +77,15 @@ impl Selector {
                 Term::Absent(key) => !labels.contains_key(key),
             })
     }
+}
+
+/// Whether a node is one that a pod's `nodeSelector` and required node affinity allow.
+pub fn node_suits(spec: &PodSpec, node: &Node) -> bool {
+    let label = |key: &String| node.metadata.labels.as_ref()?.get(key);
+    let is_selected = spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    is_selected && required.is_none_or(|required| node_matches(required, node))
 }
 
 /// Whether a node matches one of a selector's terms.

@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::deployment::portion;
-use crate::placement::{selects, taints, tolerates};
+use crate::placement::{taints, tolerates};
 use crate::pods::{
     claim, from_template, is_active, is_available, is_ready, moment_of, name_prefix, node_name, phase, some,
 };
@@ -143,7 +143,7 @@ impl Turn<'_> {
     /// Whether a node should get a pod, and whether one that is there may stay.
     fn wants(&self, node: &Node) -> (bool, bool) {
         let mut spec = self.spec.template.spec.clone().unwrap_or_default();
-        if spec.node_name.as_deref().is_some_and(|name| name != node.name()) || !selects(&spec, node) {
+        if spec.node_name.as_deref().is_some_and(|name| name != node.name()) || !client::node_suits(&spec, node) {
             return (false, false);
         }
         tolerate_all(&mut spec);

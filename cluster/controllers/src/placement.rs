@@ -1,23 +1,10 @@
-//! Whether a pod may be on a node at all: node selectors, required node affinity, taints.
+//! Whether the taints of a node let a pod be there.
 //!
-//! Start at [`selects`] and [`tolerates`].
+//! Start at [`tolerates`].
 //!
-//! Not here: resources and everything that depends on other pods (`scheduler`).
+//! Not here: selectors of nodes (`client`), resources and everything that depends on other pods (`scheduler`).
 
-use k8s_openapi::api::core::v1::{Node, PodSpec, Taint, Toleration};
-
-/// Whether the node selector and the required node affinity of a pod allow the node.
-pub fn selects(spec: &PodSpec, node: &Node) -> bool {
-    let empty = Default::default();
-    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
-    let wanted = spec.node_selector.iter().flatten();
-    if !wanted.into_iter().all(|(key, value)| labels.get(key) == Some(value)) {
-        return false;
-    }
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|required| client::node_matches(required, node))
-}
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
 /// Whether one of the tolerations is for this taint.
 pub fn tolerates<'a>(tolerations: &'a [Toleration], taint: &Taint) -> Option<&'a Toleration> {

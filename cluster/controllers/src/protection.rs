@@ -38,7 +38,7 @@ impl Reconciler for Claims {
         }
         let Some(pod) = entry.typed::<Pod>() else { return Vec::new() };
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        volumes.filter_map(|volume| Some(Key::new(pod.namespace(), &claim_of(&pod, volume)?))).collect()
+        volumes.filter_map(|volume| Some(Key::new(pod.namespace(), &claims::claim_of(pod.name(), volume)?))).collect()
     }
 
     fn reconcile(&self, view: &View<'_>, key: &Key, _: Timestamp) -> Outcome {
@@ -88,25 +88,20 @@ fn protect<T: Kind>(object: &T, finalizer: &str, used: impl FnOnce() -> bool) ->
     Some(set_finalizers(object, &finalizers))
 }
 
-/// The claim a volume of a pod refers to.
-fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
-    let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-    named.or_else(|| volume.ephemeral.as_ref().map(|_| claims::ephemeral_name(pod.name(), &volume.name)))
+/// The volumes of a pod that refer to a claim by its name.
+fn by_name<'a>(pod: &'a Pod, claim: &'a str) -> impl Iterator<Item = &'a Volume> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter(move |volume| claims::claim_of(pod.name(), volume).as_deref() == Some(claim))
 }
 
 /// Whether a pod mentions a claim by its name.
 pub(crate) fn uses_name(pod: &Pod, claim: &str) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| claim_of(pod, volume).as_deref() == Some(claim))
+    by_name(pod, claim).next().is_some()
 }
 
 /// Whether a pod uses a claim; of an ephemeral volume, only the one that was made for it.
 pub(crate) fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| {
-        let is_theirs = || volume.persistent_volume_claim.is_some() || claims::made_for(claim, &pod.metadata).is_ok();
-        claim_of(pod, volume).as_deref() == Some(claim.name()) && is_theirs()
-    })
+    by_name(pod, claim.name()).any(|volume| claims::may_have(&pod.metadata, volume, claim).is_ok())
 }
 
 #[cfg(test)]

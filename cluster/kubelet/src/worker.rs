@@ -791,7 +791,7 @@ impl Worker {
                 tokio::time::sleep(MEASURE_EVERY).await;
                 let asked = limited.clone();
                 let measured = tokio::task::spawn_blocking(move || {
-                    let over = asked.into_iter().find(|(_, folder, most, _)| volumes::usage(folder) > *most);
+                    let over = asked.into_iter().find(|(_, folder, most, _)| sys::files::usage(folder) > *most);
                     over.map(|(name, _, _, limit)| {
                         format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". ")
                     })
@@ -855,7 +855,8 @@ async fn prepare_volumes(
 async fn set_up_volumes(node: &Arc<Node>, pod: &PodInfo, gear: &Mutex<Gear>) -> Result<(), String> {
     let mut gear = gear.lock().await;
     let (pod_dir, node_name) = (node.pod_dir(&pod.uid), &node.options.node_name);
-    volumes::origin::resolve(&node.client, node_name, pod, &pod_dir, &mut gear.found).await?;
+    let found = volumes::origin::resolve(&node.client, node_name, pod, &pod_dir, &mut gear.found).await;
+    found.map_err(|refusal| refusal.to_string())?;
     for volume in pod.spec().volumes.iter().flatten() {
         if matches!(volumes::kind(volume), volumes::Kind::Files { .. }) {
             continue;
@@ -918,7 +919,7 @@ fn files_of(
 }
 
 fn set_up_failed(volume: &str, error: &str) -> String {
-    format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}")
+    volumes::origin::Refusal::SetUp(volume.to_owned(), error.to_owned()).to_string()
 }
 
 fn token_volume(pod: &PodInfo) -> String {

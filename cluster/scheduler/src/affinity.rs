@@ -13,13 +13,7 @@ use crate::snapshot::{NodeInfo, Snapshot};
 
 /// Whether a node is one that the pod's `nodeSelector` and required node affinity allow.
 pub(crate) fn node_matches(pod: &Pod, node: &NodeInfo) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let none = BTreeMap::new();
-    let labels = node.node.metadata.labels.as_ref().unwrap_or(&none);
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|required| client::node_matches(required, &node.node))
+    pod.spec.as_ref().is_none_or(|spec| client::node_suits(spec, &node.node))
 }
 
 /// How many pods, or how much weight, each topology domain has.

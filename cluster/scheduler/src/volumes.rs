@@ -75,11 +75,7 @@ impl Volumes {
 /// The names of the claims a pod uses.
 pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let name = |volume: &k8s_openapi::api::core::v1::Volume| {
-        let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| claims::ephemeral_name(pod.name(), &volume.name)))
-    };
-    volumes.filter_map(name).collect()
+    volumes.filter_map(|volume| claims::claim_of(pod.name(), volume)).collect()
 }
 
 /// Whether a claim of this name is to be made for an ephemeral volume of the pod.

@@ -314,6 +314,27 @@ impl Lock {
     }
 }
 
+/// Removes a file or a link. Gone is as good.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// How many bytes the files below a folder take of the disk, links not followed. What is gone meanwhile, or cannot be looked at,
+/// takes none.
+pub fn usage(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => usage(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
 /// Writes a file so that after a crash either the old content is there or the new, whole, and the new once this returns.
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let write = || -> io::Result<()> {
@@ -460,6 +481,25 @@ mod tests {
         assert!(root.open_at(Path::new("etc/passwd"), libc::O_RDONLY, 0).is_err());
         root.make_folders(Path::new("../a/b"), 0o755).expect("made inside");
         assert!(inside.join("a/b").is_dir());
+    }
+
+    #[test]
+    fn a_folder_takes_what_its_files_take() {
+        let folder = tempfile::tempdir().expect("there is room");
+        fs::create_dir(folder.path().join("inside")).expect("made");
+        fs::write(folder.path().join("inside/file"), vec![7; 100_000]).expect("written");
+        let found = usage(folder.path());
+        assert!((100_000..120_000).contains(&found), "{found}");
+        assert_eq!(usage(&folder.path().join("absent")), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("written");
+        assert!(remove_file(&file).is_ok() && !file.exists() && remove_file(&file).is_ok());
+        assert!(remove_file(folder.path()).is_err(), "it is a folder");
     }
 
     #[test]

@@ -169,12 +169,7 @@ impl Notes {
 
     fn forget(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).doing(format_args!("remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        sys::files::remove_file(&path).doing(format_args!("remove {}", path.display()))
     }
 }
 

@@ -4,7 +4,6 @@
 //! Debian packages are installed; otherwise the one line that does it is the error.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,7 +57,7 @@ pub fn prepare_to_play(tree: &Tree, board: &Board) -> Result<()> {
 /// Sees to it that there is room for `wanted` less what was built already, before an hour's work ends for lack of it, and some
 /// room for the folders that tests make.
 pub fn room(tree: &Tree, wanted: Bytes) -> Result<()> {
-    let built = size(&tree.top.join("target")) + size(&tree.build);
+    let built = sys::files::usage(&tree.top.join("target")) + sys::files::usage(&tree.build);
     for (folder, wanted, built) in [(&tree.top, wanted, built), (&std::env::temp_dir(), ROOM_LEFT, 0)] {
         let measured = sys::files::space(folder).map_err(std::io::Error::from);
         let (free, _) = measured.doing(format_args!("measure the disk with {}", folder.display()))?;
@@ -77,17 +76,6 @@ pub fn room(tree: &Tree, wanted: Bytes) -> Result<()> {
 fn lacking(free: u64, built: u64, wanted: Bytes) -> Option<Bytes> {
     let missing = wanted.0.saturating_sub(built).max(ROOM_LEFT.0).saturating_sub(free);
     (missing > 0).then_some(Bytes(missing))
-}
-
-/// Bytes of the files below a folder, as the disk counts them; what cannot be read counts nothing.
-fn size(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let of = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(found) if found.is_dir() => size(&entry.path()),
-        Ok(found) => found.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.flatten().map(of).sum()
 }
 
 fn provide(tree: &Tree, needed: &[(&str, &str)]) -> Result<()> {
@@ -205,15 +193,5 @@ mod tests {
             [lacks(16, 0), lacks(15, 0), lacks(8, 10), lacks(6, 16), lacks(4, 20)],
             [None, Some(1), None, None, Some(2)]
         );
-    }
-
-    #[test]
-    fn a_folder_is_as_large_as_its_files() {
-        let folder = tempfile::tempdir().expect("there is room");
-        fs::create_dir(folder.path().join("inside")).expect("made");
-        fs::write(folder.path().join("inside/file"), vec![7; 100_000]).expect("written");
-        let found = size(folder.path());
-        assert!((100_000..120_000).contains(&found), "{found}");
-        assert_eq!(size(&folder.path().join("absent")), 0);
     }
 }

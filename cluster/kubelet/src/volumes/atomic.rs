@@ -48,7 +48,7 @@ fn swap_in(folder: &Path, next: &str, files: &Payload, group: Option<u32>) -> io
         }
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
     }
-    remove_link(&folder.join(DATA_NEXT))?;
+    sys::files::remove_file(&folder.join(DATA_NEXT))?;
     symlink(next, folder.join(DATA_NEXT))?;
     fs::rename(folder.join(DATA_NEXT), folder.join(DATA))
 }
@@ -78,13 +78,6 @@ fn current(folder: &Path) -> Option<String> {
 fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("..")?;
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
-fn remove_link(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// A name for the next folder: the number after the highest there is, so that no clock is asked.
@@ -131,7 +124,7 @@ fn show(folder: &Path, files: &Payload) -> io::Result<()> {
         // What is no link through `..data` is not ours, and must not stand in the way either.
         let is_ours = || fs::read_link(&path).is_ok_and(|target| target.starts_with(DATA));
         if !name.starts_with("..") && !visible.contains(&*name) && is_ours() {
-            remove_link(&path)?;
+            sys::files::remove_file(&path)?;
         }
     }
     Ok(())

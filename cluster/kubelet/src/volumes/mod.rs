@@ -522,19 +522,6 @@ pub fn variables_file(pod_dir: &Path, volume: &Volume, path: &str) -> Result<Opt
     }
 }
 
-/// How many bytes a folder's files take, links not followed.
-pub fn usage(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(found) if found.is_dir() => usage(&entry.path()),
-        Ok(found) => found.blocks() * 512,
-        // It was removed in the meantime.
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
-}
-
 /// Folders of the pod's emptyDirs on disk that have a limit: name, folder, bytes, and the limit as written.
 pub fn limited(pod: &PodInfo, pod_dir: &Path) -> Vec<(String, PathBuf, u64, String)> {
     let volumes = pod.spec().volumes.iter().flatten();
@@ -772,7 +759,7 @@ mod tests {
         fs::create_dir(dir.path().join("a")).expect("a folder");
         fs::write(dir.path().join("a/file"), vec![1; 100_000]).expect("written");
         std::os::unix::fs::symlink("/usr", dir.path().join("link")).expect("a link");
-        assert!((100_000..200_000).contains(&usage(dir.path())));
+        assert!((100_000..200_000).contains(&sys::files::usage(dir.path())));
     }
 
     #[test]

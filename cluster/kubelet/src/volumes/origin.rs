@@ -65,13 +65,13 @@ pub enum Place {
     },
 }
 
-/// Why a volume of a pod cannot be had.
+/// Why a volume of a pod cannot be had, as its event says.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
+pub enum Refusal {
     /// The volume's data is on other nodes: a new, empty directory here would look like data that was lost.
     #[error("MountVolume.NodeAffinity check failed for volume \"{0}\" : no matching NodeSelectorTerms")]
     NodeAffinity(String),
-    /// Its claim, its volume, or what was heard of them.
+    /// Its claim, its volume, or what was heard of them; a token, a file, a mount.
     #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
     SetUp(String, String),
 }
@@ -97,18 +97,18 @@ pub fn remembered(pod_dir: &Path) -> Found {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// Finds out about every volume that is not known yet, and remembers it. Errors are what the pod's event says.
+/// Finds out about every volume that is not known yet, and remembers it.
 pub async fn resolve(
     client: &Client,
     node_name: &str,
     pod: &PodInfo,
     pod_dir: &Path,
     found: &mut Found,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let before = found.len();
     for volume in pod.spec().volumes.iter().flatten() {
         if !found.contains_key(&volume.name)
-            && let Some(origin) = origin(client, node_name, pod, volume).await.map_err(|refusal| refusal.to_string())?
+            && let Some(origin) = origin(client, node_name, pod, volume).await?
         {
             found.insert(volume.name.clone(), origin);
         }
@@ -139,11 +139,8 @@ async fn origin(client: &Client, node_name: &str, pod: &PodInfo, volume: &Volume
         let read_only = export.read_only;
         return Ok(Some(Origin { place: Place::Nfs { export, below: None, name: volume.name.clone() }, read_only }));
     }
-    let (name, read_only) = match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => (source.claim_name.clone(), source.read_only == Some(true)),
-        (None, Some(_)) => (claims::ephemeral_name(&pod.name, &volume.name), false),
-        (None, None) => return Ok(None),
-    };
+    let Some(name) = claims::claim_of(&pod.name, volume) else { return Ok(None) };
+    let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true));
     let key = format!("{}/{name}", pod.namespace);
     let refused = |detail: String| Refusal::SetUp(volume.name.clone(), detail);
     let asked = |what: String| {
@@ -152,7 +149,7 @@ async fn origin(client: &Client, node_name: &str, pod: &PodInfo, volume: &Volume
         }
     };
     let claim: PersistentVolumeClaim = client.get(&pod.namespace, &name).await.map_err(asked(format!("PVC {key}")))?;
-    owned(&claim, pod, volume).map_err(refused)?;
+    claims::may_have(&pod.pod.metadata, volume, &claim).map_err(refused)?;
     let bound = named_volume(&claim, &key).map_err(refused)?;
     let found: PersistentVolume = client.get("", bound).await.map_err(asked(format!("PV {bound}")))?;
     if required_affinity(&found).is_some() {
@@ -171,14 +168,6 @@ fn check_affinity(name: &str, volume: &PersistentVolume, node: &Node) -> Result<
     match required_affinity(volume).is_none_or(|required| client::node_matches(required, node)) {
         true => Ok(()),
         false => Err(Refusal::NodeAffinity(name.to_owned())),
-    }
-}
-
-/// Keeps a pod from a claim that only has the name of its ephemeral volume's.
-fn owned(claim: &PersistentVolumeClaim, pod: &PodInfo, volume: &Volume) -> Result<(), String> {
-    match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (None, Some(_)) => claims::made_for(claim, &pod.pod.metadata),
-        _ => Ok(()),
     }
 }
 
@@ -262,7 +251,7 @@ mod tests {
             let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true}]);
             let claim = json!({"metadata": {"name": "p-v", "namespace": "n", "ownerReferences": owner}});
             let claim = serde_json::from_value(claim).expect("a claim");
-            owned(&claim, &pod, &serde_json::from_value(volume).expect("a volume"))
+            claims::may_have(&pod.pod.metadata, &serde_json::from_value(volume).expect("a volume"), &claim)
         };
         let ephemeral = || json!({"name": "v", "ephemeral": {}});
         let wanted = "PVC n/p-v was not created for pod n/p (pod is not owner)";

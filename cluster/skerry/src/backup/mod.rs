@@ -208,11 +208,9 @@ fn names(folder: &Path) -> Result<Vec<String>, BackupError> {
 }
 
 fn remove(path: &Path) -> Result<(), BackupError> {
-    match fs::remove_file(path) {
-        // Somebody else's rotation was quicker.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|source| BackupError::Io { doing: "remove", path: path.to_owned(), source }),
-    }
+    // Somebody else's rotation may be quicker.
+    let removed = sys::files::remove_file(path);
+    removed.map_err(|source| BackupError::Io { doing: "remove", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@
 //!
 //! Invariant: a frame that was cut anywhere, or of which any byte changed, is not read as a frame.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -81,14 +80,6 @@ pub(crate) fn encode(head: &impl Serialize, body: &[u8], level: i32) -> io::Resu
     out.extend_from_slice(&head);
     out.extend_from_slice(&body);
     Ok(out)
-}
-
-/// Removes a file of frames. One that somebody has removed already is no trouble: it would keep those behind it for ever.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }
 
 fn sum(parts: &[&[u8]]) -> u32 {

@@ -517,7 +517,8 @@ impl Inner {
 
     fn remove_oldest(&mut self, folder: &Path) -> bool {
         let Some(oldest) = self.segments.front() else { return false };
-        if let Err(error) = frame::remove(&Segment::path(folder, oldest.number)) {
+        // One that somebody has removed already must not keep those behind it for ever.
+        if let Err(error) = sys::files::remove_file(&Segment::path(folder, oldest.number)) {
             tracing::warn!("failed to remove an old segment of the log store: {error}");
             return false;
         }

@@ -238,7 +238,8 @@ impl Inner {
             if bytes + more <= options.bytes_max {
                 return;
             }
-            if let Err(error) = frame::remove(&Segment::path(&options.folder, oldest.number)) {
+            // One that somebody has removed already must not keep those behind it for ever.
+            if let Err(error) = sys::files::remove_file(&Segment::path(&options.folder, oldest.number)) {
                 return tracing::warn!("failed to remove an old segment of the metric store: {error}");
             }
             self.segments.pop_front();
